@@ -1,0 +1,1 @@
+//! Data sets: what a folder or file holds, as bytes ready for the device.
