@@ -1,0 +1,40 @@
+# make demo               set up, build, run the tour of all methods
+# make test               set up, build, run every test on the main adapter
+# make test-portability   the op tests on the other software adapters
+# make bench              speed of every kernel family
+# make bench-classify     top-1 of the published networks on all their test images (needs LEANVISION_DATA)
+# make lint               format, lints, documentation
+
+# Real images and trained networks, where there are any; tests that need them say when they are absent.
+ifneq ($(wildcard ../shared/data/.),)
+export LEANVISION_DATA ?= $(abspath ../shared/data)
+endif
+
+# rustup's folder, for shells that have not read its env file since it was installed.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
+.PHONY: demo test test-portability bench bench-classify lint setup
+
+setup:
+	@bash .ci/setup.sh
+
+demo: setup
+	cargo run --release
+
+test: setup
+	cargo test --release
+
+test-portability:
+	@bash .ci/setup.sh portability
+	@bash .ci/portability.sh
+
+bench: setup
+	cargo bench
+
+bench-classify: setup
+	@bash .ci/bench-classify.sh
+
+lint:
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
