@@ -1,7 +1,8 @@
 //! leanvision
 
-mod error;
 pub mod data;
+mod error;
 pub mod nn;
+pub mod philox;
 
 pub use error::{Error, Result};
