@@ -99,6 +99,19 @@ impl Error {
         Self::File { path: path.as_ref().to_path_buf(), message: message.to_string() }
     }
 
+    /// What the system said about a file or folder, in one line.
+    pub fn io(path: impl AsRef<Path>, error: &std::io::Error) -> Self {
+        use std::io::ErrorKind;
+        let message = match error.kind() {
+            ErrorKind::NotFound => "no such file or folder".to_string(),
+            ErrorKind::PermissionDenied => "permission denied".to_string(),
+            ErrorKind::IsADirectory => "is a folder, wanted a file".to_string(),
+            ErrorKind::NotADirectory => "a part of this path is a file, wanted a folder".to_string(),
+            _ => error.to_string(),
+        };
+        Self::file(path, message)
+    }
+
     pub(crate) fn shape(op: &'static str, message: impl Into<String>) -> Self {
         Self::Shape { op, message: message.into() }
     }

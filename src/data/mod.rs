@@ -1,1 +1,51 @@
-//! Data sets: what a folder or file holds, as bytes ready for the device.
+//! Input data: labelled image sets from files, folders or drawn on the spot, and how pixels are normalised.
+
+pub mod images;
+pub mod normalize;
+pub mod shapes;
+
+use std::path::Path;
+
+pub use images::{ImageSet, Picture, Split, Wanted, load, read_image};
+pub use normalize::Normalize;
+pub use shapes::shapes;
+
+use crate::{Error, Result};
+
+/// The images that `--data` names: a path (see [`load`]) or the word `shapes` (see [`shapes()`]).
+///
+/// ```
+/// use leanvision::data::{self, Split, Wanted};
+/// let set = data::open("shapes", &Wanted { n: Some(20), ..Wanted::new(Split::Test) })?;
+/// assert_eq!((set.len(), set.height, set.width, set.channels), (20, 32, 32, 3));
+/// # Ok::<(), leanvision::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::File`] for a path that is missing, unreadable, broken or of no known kind; [`Error::Input`] for `n` = 0 or `side` = 0.
+pub fn open(data: &str, wanted: &Wanted) -> Result<ImageSet> {
+    if data != "shapes" {
+        return load(Path::new(data), wanted);
+    }
+    wanted.check()?;
+    let n = wanted.n.unwrap_or(match wanted.split {
+        Split::Train => shapes::N_TRAIN,
+        Split::Test => shapes::N_TEST,
+    });
+    let bytes = (n as u64).saturating_mul(shapes::N_BYTES as u64);
+    if bytes > images::MAX_SET_BYTES {
+        return Err(Error::Input(format!(
+            "shapes: {} images are {} GiB, and a set may have {} GiB",
+            images::grouped(n as u64),
+            bytes >> 30,
+            images::MAX_SET_BYTES >> 30
+        )));
+    }
+    Ok(shapes(n, wanted.seed, wanted.split))
+}
+
+/// FNV-1a of 64 bits, to pin what a set holds.
+#[cfg(test)]
+fn digest<'a>(bytes: impl IntoIterator<Item = &'a u8>) -> u64 {
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
