@@ -1,1 +1,3 @@
-fn main(){}
+//! A tour of the engine.
+
+fn main() {}

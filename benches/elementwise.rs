@@ -1,0 +1,5 @@
+//! Elementwise maps.
+
+fn main() -> leanvision::Result<()> {
+    leanvision::bench::family_main("elementwise")
+}

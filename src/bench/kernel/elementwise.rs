@@ -1,0 +1,41 @@
+use crate::Result;
+use crate::bench::{Case, Level, noise};
+use crate::ops::{Act, elementwise as e};
+use crate::reference::elementwise::act;
+use crate::runtime::Runtime;
+
+/// Largest difference over every 997th element: enough to see a wrong kernel, and quick.
+fn spot(got: &[f32], want: impl Fn(usize) -> f64) -> f64 {
+    (0..got.len()).step_by(997).map(|i| (f64::from(got[i]) - want(i)).abs()).fold(0.0, f64::max)
+}
+
+pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
+    let sizes: &[usize] = if level == Level::Quick { &[1 << 22] } else { &[1 << 16, 1 << 24] };
+    let mut cases = Vec::new();
+    for &n in sizes {
+        let ((a, ra), (b, rb)) = (noise(runtime, &[n], 1)?, noise(runtime, &[n], 2)?);
+        let (x, y, rx) = (a.clone(), b.clone(), ra.clone());
+        cases.push(
+            Case::new(
+                "elementwise/add",
+                format!("{n}"),
+                move || e::add(&x, &y),
+                move |out| Ok(spot(&out.to_vec()?, |i| rx.data[i] + rb.data[i])),
+            )
+            .cost(n as u64, 12 * n as u64)
+            .tolerance(1e-6),
+        );
+        let (x, rx) = (a.clone(), ra);
+        cases.push(
+            Case::new(
+                "elementwise/gelu",
+                format!("{n}"),
+                move || e::gelu(&x),
+                move |out| Ok(spot(&out.to_vec()?, |i| act(Act::Gelu, rx.data[i]))),
+            )
+            .cost(20 * n as u64, 8 * n as u64)
+            .tolerance(1e-5),
+        );
+    }
+    Ok(cases)
+}

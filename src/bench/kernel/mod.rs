@@ -1,0 +1,29 @@
+//! The cases of each op family, one file per family.
+
+mod elementwise;
+
+use super::{Case, Level};
+use crate::runtime::Runtime;
+use crate::{Error, Result};
+
+type Build = fn(&Runtime, Level) -> Result<Vec<Case>>;
+
+/// Every family with its cases.
+const FAMILIES: &[(&str, Build)] = &[("elementwise", elementwise::cases)];
+
+/// Names of the families that have cases.
+#[must_use]
+pub fn families() -> Vec<&'static str> {
+    FAMILIES.iter().map(|(name, _)| *name).collect()
+}
+
+/// The cases of one family.
+///
+/// # Errors
+/// [`Error::Input`] for an unknown family, else what building the inputs returns.
+pub fn cases(runtime: &Runtime, family: &str, level: Level) -> Result<Vec<Case>> {
+    match FAMILIES.iter().find(|(name, _)| *name == family) {
+        Some((_, build)) => build(runtime, level),
+        None => Err(Error::Input(format!("no family {family}; there are {}", families().join(", ")))),
+    }
+}

@@ -1,0 +1,172 @@
+//! Benchmarks: cases over the op families, checked before they are timed.
+
+pub mod kernel;
+mod measure;
+
+pub use measure::{Timing, measure};
+
+use crate::reference::Array;
+use crate::runtime::Runtime;
+use crate::tensor::{DType, Tensor};
+use crate::{Error, Result};
+
+/// How much of a suite to build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// A few shapes per family, seconds on a software adapter.
+    Quick,
+    /// Every shape.
+    Full,
+}
+
+/// What a case runs.
+type Run = Box<dyn Fn() -> Result<Tensor>>;
+/// What a case checks: the largest error of a result over its tolerance's scale, or why it is wrong.
+type Check = Box<dyn Fn(&Tensor) -> Result<f64>>;
+
+/// One thing to time: an op on fixed inputs, with the check that its result must pass first.
+pub struct Case {
+    /// The op, as `family/op`.
+    pub name: String,
+    /// Shape as a reader writes it, such as `512x512x512`.
+    pub shape: String,
+    /// Element type of the inputs.
+    pub dtype: DType,
+    /// The variant, such as `plain`, `registers 8x8`, `auto`.
+    pub variant: String,
+    /// Floating-point operations of one run.
+    pub flops: u64,
+    /// Bytes that one run must move.
+    pub bytes: u64,
+    /// Largest error that passes, in the unit that `check` answers.
+    pub tolerance: f64,
+    run: Run,
+    check: Check,
+}
+
+impl Case {
+    /// A case; `check` answers the largest error of a result.
+    pub fn new(
+        name: impl Into<String>,
+        shape: impl Into<String>,
+        run: impl Fn() -> Result<Tensor> + 'static,
+        check: impl Fn(&Tensor) -> Result<f64> + 'static,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            shape: shape.into(),
+            dtype: DType::F32,
+            variant: "auto".into(),
+            flops: 0,
+            bytes: 0,
+            tolerance: 1e-4,
+            run: Box::new(run),
+            check: Box::new(check),
+        }
+    }
+
+    /// With this cost of one run: floating-point operations, and bytes that must move.
+    #[must_use]
+    pub fn cost(mut self, flops: u64, bytes: u64) -> Self {
+        (self.flops, self.bytes) = (flops, bytes);
+        self
+    }
+
+    /// With this element type.
+    #[must_use]
+    pub fn dtype(mut self, dtype: DType) -> Self {
+        self.dtype = dtype;
+        self
+    }
+
+    /// With this variant's name.
+    #[must_use]
+    pub fn variant(mut self, variant: impl Into<String>) -> Self {
+        self.variant = variant.into();
+        self
+    }
+
+    /// With this tolerance, in the unit that the check answers.
+    #[must_use]
+    pub fn tolerance(mut self, tolerance: f64) -> Self {
+        self.tolerance = tolerance;
+        self
+    }
+
+    /// Runs once and checks the result; answers the largest error.
+    ///
+    /// # Errors
+    /// What the op returns, or [`Error::Device`] if the result is wrong.
+    pub fn verify(&self) -> Result<f64> {
+        let error = (self.check)(&(self.run)()?)?;
+        if error <= self.tolerance {
+            return Ok(error);
+        }
+        Err(Error::Device(format!(
+            "{} {} ({}) is wrong: error {error:e}, {:e} allowed",
+            self.name, self.shape, self.variant, self.tolerance
+        )))
+    }
+
+    /// Times it for about `seconds`, at least 5 runs.
+    ///
+    /// # Errors
+    /// What the op returns.
+    pub fn time(&self, runtime: &Runtime, seconds: f64) -> Result<Timing> {
+        measure(runtime, seconds, || (self.run)().map(drop))
+    }
+}
+
+/// Pseudo-random values in -1..1 from `seed`, never zeros, as an f32 tensor and for the check.
+///
+/// # Errors
+/// As [`Tensor::from_slice`].
+pub fn noise(runtime: &Runtime, shape: &[usize], seed: u64) -> Result<(Tensor, Array)> {
+    let mut state = seed ^ 0x9E37_79B9_7F4A_7C15;
+    let n = shape.iter().product();
+    let data: Vec<f32> = (0..n)
+        .map(|_| {
+            // xorshift64*
+            state ^= state >> 12;
+            state ^= state << 25;
+            state ^= state >> 27;
+            let bits = state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 40;
+            (bits as f32 + 0.5) / (1 << 23) as f32 - 1.0
+        })
+        .collect();
+    let array = Array::new(shape, data.iter().map(|v| f64::from(*v)).collect());
+    Ok((Tensor::from_slice(runtime, &data, shape)?, array))
+}
+
+/// The whole of a `harness = false` bench: times the cases of one family and prints a line each.
+///
+/// # Errors
+/// What the cases return.
+pub fn family_main(family: &str) -> Result<()> {
+    use std::io::Write;
+    let runtime = Runtime::new(&std::env::var("LEANVISION_DEVICE").unwrap_or_else(|_| "auto".into()).parse()?)?;
+    let mut out = std::io::stdout().lock();
+    let mut line = |text: String| writeln!(out, "{text}").map_err(|e| Error::Device(format!("standard output: {e}")));
+    line(format!("{}", runtime.profile()))?;
+    line(format!(
+        "{:<34} {:<24} {:<5} {:<18} {:>10} {:>9} {:>8} {:>12} {:>11}",
+        "name", "shape", "type", "variant", "ms", "GFLOP/s", "GB/s", "GFLOP/CPU s", "GB/CPU s"
+    ))?;
+    for case in kernel::cases(&runtime, family, Level::Full)? {
+        case.verify()?;
+        let t = case.time(&runtime, 0.5)?;
+        line(format!(
+            "{:<34} {:<24} {:<5} {:<18} {:>10.4} {:>9.2} {:>8.2} {:>12.2} {:>11.2}",
+            case.name,
+            case.shape,
+            case.dtype.to_string(),
+            case.variant,
+            t.median_ms,
+            case.flops as f64 / t.median_ms / 1e6,
+            case.bytes as f64 / t.median_ms / 1e6,
+            case.flops as f64 / t.cpu_ms / 1e6,
+            case.bytes as f64 / t.cpu_ms / 1e6,
+        ))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,17 @@
+//! The ops, one file per family; each family has a shader file of the same name.
+//!
+//! Images are `[n, h, w, c]`, token sequences packed `[T, d]`; see [`crate::tensor::Offsets`].
+
+pub(crate) mod act;
+pub mod elementwise;
+
+pub use act::Act;
+
+use crate::runtime::Kernel;
+
+/// Every kernel of every family.
+#[must_use]
+pub fn kernels() -> Vec<&'static Kernel> {
+    let families: &[&'static [Kernel]] = &[elementwise::KERNELS];
+    families.iter().copied().flatten().collect()
+}

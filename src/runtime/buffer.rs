@@ -1,0 +1,363 @@
+//! Device memory: a pool by size class, guard words for tests, the peak counter, read-back.
+
+use super::{Inner, Runtime};
+use crate::{Error, Result};
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak, mpsc};
+use std::task::{Context, Poll};
+
+/// Poison of fresh memory in guarded runtimes: a quiet NaN as f32.
+pub(crate) const POISON: u32 = 0x7FFA_DBAD;
+const GUARD_BYTES: u64 = 64;
+const USAGE: wgpu::BufferUsages =
+    wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
+
+/// A block of device memory that returns to its pool when the last tensor lets go of it.
+#[derive(Debug)]
+pub struct Buffer {
+    pub(super) raw: wgpu::Buffer,
+    pub(super) id: u64,
+    /// Bytes a kernel may see: the request rounded up to 16, plus the guard.
+    pub(super) bound_bytes: u64,
+    class_bytes: u64,
+    /// Batch of the last recorded use; a host write before that batch is submitted would overtake it.
+    pub(super) last_batch: AtomicU64,
+    owner: Weak<Inner>,
+}
+
+impl Buffer {
+    /// The wgpu buffer.
+    pub(crate) fn raw(&self) -> &wgpu::Buffer {
+        &self.raw
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let Some(inner) = self.owner.upgrade() else { return };
+        if self.class_bytes == 0 {
+            return; // A host's buffer.
+        }
+        let free = Free { raw: self.raw.clone(), id: self.id, last_batch: self.last_batch.load(Ordering::Relaxed) };
+        inner.pool.lock().unwrap_or_else(std::sync::PoisonError::into_inner).put(self.class_bytes, free);
+    }
+}
+
+#[derive(Debug)]
+struct Free {
+    raw: wgpu::Buffer,
+    id: u64,
+    last_batch: u64,
+}
+
+/// Bytes held on the device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct MemoryStats {
+    /// Held by live tensors.
+    pub used_bytes: u64,
+    /// The most that was ever held by live tensors.
+    pub peak_bytes: u64,
+    /// Taken from the device, live and free.
+    pub reserved_bytes: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    free: HashMap<u64, Vec<Free>>,
+    stats: MemoryStats,
+    next_id: u64,
+    /// Guarded runtimes: every block handed out, with where its guard starts.
+    watched: Vec<(wgpu::Buffer, u64)>,
+}
+
+impl Pool {
+    fn put(&mut self, class_bytes: u64, free: Free) {
+        self.stats.used_bytes -= class_bytes;
+        self.free.entry(class_bytes).or_default().push(free);
+    }
+
+    pub(super) fn report(&self) -> String {
+        let free = self.stats.reserved_bytes - self.stats.used_bytes;
+        format!(
+            "{} bytes in tensors ({} at most so far), {free} bytes free in the pool",
+            self.stats.used_bytes, self.stats.peak_bytes
+        )
+    }
+}
+
+/// Size class of a request: a multiple of an eighth of its power of two, so that at most 1/8 is wasted.
+fn class_of(bytes: u64) -> u64 {
+    let step = (bytes.max(256).next_power_of_two() / 16).max(256);
+    bytes.max(1).div_ceil(step) * step
+}
+
+impl Runtime {
+    /// Memory held on the device.
+    #[must_use]
+    pub fn memory(&self) -> MemoryStats {
+        self.pool().stats
+    }
+
+    /// Starts counting the peak anew from what is held now.
+    pub fn reset_peak_memory(&self) {
+        let mut pool = self.pool();
+        pool.stats.peak_bytes = pool.stats.used_bytes;
+    }
+
+    /// Gives free blocks of the pool back to the driver.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] if the device is gone.
+    pub fn trim(&self) -> Result<()> {
+        self.sync()?;
+        self.recorder().forget_bind_groups();
+        let mut pool = self.pool();
+        let freed: u64 = pool.free.iter().map(|(class, blocks)| class * blocks.len() as u64).sum();
+        pool.free.clear();
+        pool.stats.reserved_bytes -= freed;
+        drop(pool);
+        self.0.poll_once();
+        Ok(())
+    }
+
+    fn pool(&self) -> std::sync::MutexGuard<'_, Pool> {
+        self.0.pool.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// A block of at least `bytes` bytes with unspecified content.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] past the adapter's binding or buffer size, [`Error::OutOfMemory`] when the device is full even
+    /// after the pool was trimmed, [`Error::DeviceLost`].
+    pub(crate) fn alloc(&self, bytes: u64) -> Result<Arc<Buffer>> {
+        self.0.check_lost()?;
+        let padded = bytes.max(1).div_ceil(16) * 16;
+        let bound_bytes = padded + if self.0.options.guard { GUARD_BYTES } else { 0 };
+        let limits = &self.0.profile.limits;
+        let limit = limits.binding_bytes.min(limits.buffer_bytes);
+        if bound_bytes > limit {
+            return Err(Error::Limit {
+                what: "bytes of one tensor".into(),
+                asked: bytes,
+                limit,
+                adapter: self.0.profile.name.clone(),
+            });
+        }
+        let class_bytes = class_of(bound_bytes).min(limits.buffer_bytes);
+        let (raw, id, last_batch) = match self.take_free(class_bytes) {
+            Some(free) => (free.raw, free.id, free.last_batch),
+            None => {
+                let raw = match self.create(class_bytes) {
+                    Err(Error::OutOfMemory { .. }) => {
+                        self.trim()?;
+                        self.create(class_bytes)?
+                    }
+                    other => other?,
+                };
+                let mut pool = self.pool();
+                pool.next_id += 1;
+                pool.stats.reserved_bytes += class_bytes;
+                (raw, pool.next_id, 0)
+            }
+        };
+        let mut pool = self.pool();
+        pool.stats.used_bytes += class_bytes;
+        pool.stats.peak_bytes = pool.stats.peak_bytes.max(pool.stats.used_bytes);
+        let buffer = Buffer {
+            raw,
+            id,
+            bound_bytes,
+            class_bytes,
+            last_batch: AtomicU64::new(last_batch),
+            owner: Arc::downgrade(&self.0),
+        };
+        if self.0.options.guard {
+            pool.watched.push((buffer.raw.clone(), padded));
+            drop(pool);
+            let words = vec![POISON; (bound_bytes / 4) as usize];
+            self.write(&buffer, 0, bytemuck::cast_slice(&words))?;
+        }
+        Ok(Arc::new(buffer))
+    }
+
+    fn take_free(&self, class_bytes: u64) -> Option<Free> {
+        // Guarded blocks are never used twice, so that a late stray write is still seen.
+        if self.0.options.guard {
+            return None;
+        }
+        self.pool().free.get_mut(&class_bytes)?.pop()
+    }
+
+    fn create(&self, class_bytes: u64) -> Result<wgpu::Buffer> {
+        let full = |asked| Error::OutOfMemory { asked, report: self.pool().report() };
+        if let Some(limit) = self.0.options.memory_limit
+            && self.pool().stats.reserved_bytes + class_bytes > limit
+        {
+            return Err(full(class_bytes));
+        }
+        let scope = self.0.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let raw = self.0.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("pool"),
+            size: class_bytes,
+            usage: USAGE,
+            mapped_at_creation: false,
+        });
+        match pollster::block_on(scope.pop()) {
+            None => Ok(raw),
+            Some(_) => Err(full(class_bytes)),
+        }
+    }
+
+    /// Writes `bytes` (a multiple of 4) at `offset` of `buffer`, before anything recorded later.
+    pub(crate) fn write(&self, buffer: &Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
+        // Queue writes run before the batch that is still being recorded.
+        self.recorder().flush_if_batch(&self.0, buffer.last_batch.load(Ordering::Relaxed))?;
+        // In slices: wgpu stages every pending write in memory of its own.
+        const SLICE: usize = 64 << 20;
+        for (i, slice) in bytes.chunks(SLICE).enumerate() {
+            self.0.queue.write_buffer(&buffer.raw, offset + (i * SLICE) as u64, slice);
+            if bytes.len() > SLICE {
+                self.0.queue.submit([]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts reading `bytes` bytes from `offset` (both multiples of 4) of `buffer`.
+    pub(crate) fn read(&self, buffer: &Buffer, offset: u64, bytes: u64) -> Result<Readback> {
+        self.read_parts(&[(&buffer.raw, offset, bytes)])
+    }
+
+    fn read_parts(&self, parts: &[(&wgpu::Buffer, u64, u64)]) -> Result<Readback> {
+        self.0.check_lost()?;
+        let bytes: u64 = parts.iter().map(|(_, _, bytes)| bytes).sum();
+        let staging = self.0.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("read-back"),
+            size: bytes.max(4),
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut recorder = self.recorder();
+        let mut at = 0;
+        for &(buffer, offset, bytes) in parts {
+            if bytes > 0 {
+                recorder.encoder(&self.0).copy_buffer_to_buffer(buffer, offset, &staging, at, bytes);
+                at += bytes;
+            }
+        }
+        recorder.flush(&self.0)?;
+        drop(recorder);
+        let (tx, rx) = mpsc::channel();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+            let _ = tx.send(result.is_ok());
+        });
+        Ok(Readback { runtime: self.clone(), staging, bytes, rx: Mutex::new(rx) })
+    }
+
+    /// In a guarded runtime: whether any block handed out since the last call was written past its end.
+    ///
+    /// Answers with the number of damaged blocks; always 0 in runtimes without guards.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] if the device is gone.
+    pub fn damaged_guards(&self) -> Result<usize> {
+        let watched = std::mem::take(&mut self.pool().watched);
+        let parts: Vec<_> = watched.iter().map(|(raw, start)| (raw, *start, GUARD_BYTES)).collect();
+        let bytes = self.read_parts(&parts)?.wait()?;
+        let whole = |guard: &[u8]| guard.chunks_exact(4).all(|w| w == POISON.to_le_bytes());
+        let damaged = bytes.chunks_exact(GUARD_BYTES as usize).filter(|guard| !whole(guard)).count();
+        drop(watched);
+        if self.0.options.guard {
+            self.trim()?;
+        }
+        Ok(damaged)
+    }
+
+    /// Wraps a host's buffer, which must have usage STORAGE, and COPY_SRC if it is to be read back.
+    pub(crate) fn adopt(&self, raw: wgpu::Buffer) -> Arc<Buffer> {
+        let mut pool = self.pool();
+        pool.next_id += 1;
+        let id = pool.next_id;
+        let bound_bytes = raw.size();
+        Arc::new(Buffer {
+            raw,
+            id,
+            bound_bytes,
+            class_bytes: 0,
+            last_batch: AtomicU64::new(0),
+            owner: Arc::downgrade(&self.0),
+        })
+    }
+}
+
+/// Bytes on their way from the device: wait for them, ask whether they are there, or `.await` them.
+#[derive(Debug)]
+pub struct Readback {
+    runtime: Runtime,
+    staging: wgpu::Buffer,
+    bytes: u64,
+    rx: Mutex<mpsc::Receiver<bool>>,
+}
+
+impl Readback {
+    /// Blocks until the bytes are there.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] or [`Error::Device`] if the device failed on the way.
+    pub fn wait(self) -> Result<Vec<u8>> {
+        self.runtime.0.wait_idle()?;
+        match self.state() {
+            Poll::Ready(result) => result,
+            Poll::Pending => Err(Error::Device("the device is idle but a read-back never came".into())),
+        }
+    }
+
+    fn state(&self) -> Poll<Result<Vec<u8>>> {
+        let rx = self.rx.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match rx.try_recv() {
+            Err(mpsc::TryRecvError::Empty) => Poll::Pending,
+            Ok(true) => Poll::Ready(self.copy_out()),
+            Ok(false) | Err(mpsc::TryRecvError::Disconnected) => {
+                self.runtime.0.check_lost()?;
+                Poll::Ready(Err(Error::Device("a read-back failed".into())))
+            }
+        }
+    }
+
+    fn copy_out(&self) -> Result<Vec<u8>> {
+        self.runtime.0.check_lost()?;
+        let view = self.staging.get_mapped_range(..).map_err(|e| Error::Device(format!("a read-back failed: {e}")))?;
+        Ok(view[..self.bytes as usize].to_vec())
+    }
+}
+
+impl Future for Readback {
+    type Output = Result<Vec<u8>>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.runtime.0.poll_once();
+        let state = self.state();
+        if state.is_pending() {
+            // Native back ends only make progress when polled, so ask to be polled again.
+            context.waker().wake_by_ref();
+        }
+        state
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::class_of;
+
+    #[test]
+    fn classes_hold_the_request_and_waste_little() {
+        for bytes in [1, 255, 256, 257, 4096, 5000, 1 << 20, (1 << 20) + 1, 3_000_000_001] {
+            let class = class_of(bytes);
+            assert!(class >= bytes && class.is_multiple_of(256), "{bytes} {class}");
+            assert!(class <= 256 + bytes + bytes / 8, "{bytes} {class}");
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The runtime: a device, its memory, its compiled kernels and what is recorded for it.
+//!
+//! This is the only place that names wgpu types, besides the calls for hosts that embed the engine.
+
+mod buffer;
+mod device;
+mod dispatch;
+mod kernel;
+mod pipeline;
+mod profile;
+
+pub use buffer::{Buffer, MemoryStats, Readback};
+pub use device::{
+    DeviceChoice, DeviceFeatures, DeviceLimits, DeviceProfile, list_devices, required_features, required_limits,
+};
+pub(crate) use dispatch::Binding;
+pub use kernel::{Bind, Common, INDEX, Kernel, Need};
+pub use profile::{Profile, ProfileRow, Span};
+
+use crate::{Error, Result};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Size of a kernel's parameter struct at most, in bytes: what every back end passes as immediates.
+pub const PARAMS_BYTES: u32 = 64;
+
+/// How a runtime is opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RuntimeOptions {
+    /// Keep bounds checks and loop bounding in shaders. Default: on software adapters, where they cost nothing, and
+    /// wherever the variable `LEANVISION_CHECKED` is 1.
+    pub checked: bool,
+    /// Poison fresh memory and put guard words behind every tensor, for tests: see [`Runtime::damaged_guards`].
+    pub guard: bool,
+    /// Open the device with WebGPU's default limits and no optional feature.
+    pub default_limits: bool,
+    /// Time every dispatch: see [`Runtime::take_profile`].
+    pub profile: bool,
+    /// Bytes to take from the device at most.
+    pub memory_limit: Option<u64>,
+    /// Keep compiled pipelines on disk where the back end can.
+    pub pipeline_cache: bool,
+    checked_by_adapter: bool,
+}
+
+impl Default for RuntimeOptions {
+    fn default() -> Self {
+        let forced = std::env::var("LEANVISION_CHECKED").ok();
+        Self {
+            checked: forced.as_deref() == Some("1"),
+            guard: false,
+            default_limits: false,
+            profile: false,
+            memory_limit: None,
+            pipeline_cache: true,
+            checked_by_adapter: forced.is_none(),
+        }
+    }
+}
+
+/// A handle to a device and everything the engine keeps for it; cheap to clone, `Send` and `Sync`.
+///
+/// ```no_run
+/// use leanvision::{DeviceChoice, Runtime};
+/// let runtime = Runtime::new(&DeviceChoice::default())?;
+/// println!("{}", runtime.profile());
+/// # Ok::<(), leanvision::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Runtime(pub(crate) Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    profile: DeviceProfile,
+    options: RuntimeOptions,
+    lost: Arc<Mutex<Option<String>>>,
+    pool: Mutex<buffer::Pool>,
+    pipelines: pipeline::Pipelines,
+    recorder: Mutex<dispatch::Recorder>,
+}
+
+impl Runtime {
+    /// Opens the adapter that `choice` names, with default options.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] if none fits, [`Error::Device`] if it gives no device.
+    pub fn new(choice: &DeviceChoice) -> Result<Self> {
+        Self::with_options(choice, RuntimeOptions::default())
+    }
+
+    /// Opens the adapter that `choice` names.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] if none fits, [`Error::Device`] if it gives no device.
+    pub fn with_options(choice: &DeviceChoice, options: RuntimeOptions) -> Result<Self> {
+        let adapter = device::choose(choice)?;
+        let (device, queue) = device::open(&adapter, options.default_limits)?;
+        let lost = Arc::new(Mutex::new(None));
+        let state = Arc::clone(&lost);
+        device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                note(&state, &message);
+            }
+        });
+        let state = Arc::clone(&lost);
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| note(&state, &error.to_string())));
+        Ok(Self::assemble(&adapter.get_info(), device, queue, options, lost))
+    }
+
+    /// Adopts a device that a host owns: no handler of it is replaced and nothing of it is destroyed.
+    ///
+    /// Open it with [`required_features`] and [`required_limits`] to get the fast kernels; any device works.
+    #[must_use]
+    pub fn from_device(
+        info: &wgpu::AdapterInfo,
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        options: RuntimeOptions,
+    ) -> Self {
+        Self::assemble(info, device, queue, options, Arc::default())
+    }
+
+    fn assemble(
+        info: &wgpu::AdapterInfo,
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        mut options: RuntimeOptions,
+        lost: Arc<Mutex<Option<String>>>,
+    ) -> Self {
+        let profile = DeviceProfile::new(info, device.features(), &device.limits());
+        if options.checked_by_adapter {
+            options.checked |= profile.is_software();
+        }
+        let profiler =
+            (options.profile && profile.features.timestamps).then(|| profile::Profiler::new(&device, &queue));
+        if options.profile && profiler.is_none() {
+            log::warn!("{}: no timestamps, so nothing is profiled", profile.name);
+        }
+        let pipelines = pipeline::Pipelines::new(&device, info, options.pipeline_cache);
+        Self(Arc::new(Inner {
+            device,
+            queue,
+            profile,
+            options,
+            lost,
+            pool: Mutex::default(),
+            pipelines,
+            recorder: Mutex::new(dispatch::Recorder::new(profiler)),
+        }))
+    }
+
+    /// The adapter, its features and limits.
+    #[must_use]
+    pub fn profile(&self) -> &DeviceProfile {
+        &self.0.profile
+    }
+
+    /// The options in force.
+    #[must_use]
+    pub fn options(&self) -> &RuntimeOptions {
+        &self.0.options
+    }
+
+    /// The device, for hosts that share it.
+    #[must_use]
+    pub fn device(&self) -> &wgpu::Device {
+        &self.0.device
+    }
+
+    /// The queue, for hosts that share it.
+    #[must_use]
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.0.queue
+    }
+
+    /// Whether `other` is a handle to the same device.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Hands everything recorded so far to the device, without waiting for it.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] if the device is gone.
+    pub fn flush(&self) -> Result<()> {
+        self.recorder().flush(&self.0)
+    }
+
+    /// Hands everything recorded so far to the device and waits until it is done.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] if the device is gone.
+    pub fn sync(&self) -> Result<()> {
+        self.flush()?;
+        self.0.wait_idle()
+    }
+
+    /// Dispatches and submissions recorded so far.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        let recorder = self.recorder();
+        (recorder.n_dispatches, recorder.n_submits)
+    }
+
+    fn recorder(&self) -> MutexGuard<'_, dispatch::Recorder> {
+        self.0.recorder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn check_lost(&self) -> Result<()> {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.as_ref().map_or(Ok(()), |message| Err(Error::DeviceLost(format!("{}: {message}", self.profile.name))))
+    }
+
+    fn wait_idle(&self) -> Result<()> {
+        self.wait_for(None)
+    }
+
+    fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        loop {
+            let wait = wgpu::PollType::Wait {
+                submission_index: submission_index.clone(),
+                timeout: Some(Duration::from_secs(30)),
+            };
+            match self.device.poll(wait) {
+                Ok(_) => return self.check_lost(),
+                // Slow adapters may take longer than one slice; a lost one says so.
+                Err(wgpu::PollError::Timeout) => self.check_lost()?,
+                Err(error) => return Err(Error::DeviceLost(format!("{}: {error}", self.profile.name))),
+            }
+        }
+    }
+
+    fn poll_once(&self) {
+        if let Err(error) = self.device.poll(wgpu::PollType::Poll) {
+            log::debug!("poll: {error}");
+        }
+    }
+
+    /// Whether a batch of this much work might keep an adapter busy for half a second, a quarter of what watchdogs allow.
+    /// The rates are those of weak GPUs of each kind; software adapters have no watchdog.
+    fn batch_is_long(&self, flops: u64, bytes: u64) -> bool {
+        let (flop_rate, byte_rate) = match self.profile.kind {
+            "discrete" => (1e12, 1e11),
+            "cpu" => return false,
+            _ => (1e11, 1e10),
+        };
+        flops as f64 / flop_rate + bytes as f64 / byte_rate > 0.5
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.pipelines.save();
+    }
+}
+
+/// Keeps the first reason; what follows is noise.
+fn note(state: &Mutex<Option<String>>, message: &str) {
+    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+    state.get_or_insert_with(|| message.lines().next().unwrap_or("no reason given").to_owned());
+}

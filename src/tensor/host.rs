@@ -1,0 +1,149 @@
+//! Tensors from host memory and back.
+
+use super::{DType, Tensor};
+use crate::runtime::{Readback, Runtime};
+use crate::{Error, Result};
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// A host type that a tensor's elements can be.
+pub trait Element: bytemuck::Pod + Send + Sync {
+    /// The element type on the device.
+    const DTYPE: DType;
+}
+
+impl Element for f32 {
+    const DTYPE: DType = DType::F32;
+}
+impl Element for half::f16 {
+    const DTYPE: DType = DType::F16;
+}
+impl Element for u32 {
+    const DTYPE: DType = DType::U32;
+}
+impl Element for i32 {
+    const DTYPE: DType = DType::I32;
+}
+impl Element for u8 {
+    const DTYPE: DType = DType::U8;
+}
+
+/// A tensor's elements on their way to the host.
+#[derive(Debug)]
+pub struct Read<T> {
+    inner: Readback,
+    /// Where the view lies in what was read: first element, shape, strides.
+    view: (usize, Vec<usize>, Vec<usize>),
+    element: PhantomData<fn() -> T>,
+}
+
+impl<T: Element> Read<T> {
+    /// Blocks until the elements are there, in row-major order.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] or [`Error::Device`] if the device failed on the way.
+    pub fn wait(self) -> Result<Vec<T>> {
+        Ok(pick(&self.inner.wait()?, &self.view))
+    }
+}
+
+impl<T: Element> Future for Read<T> {
+    type Output = Result<Vec<T>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let polled = Pin::new(&mut self.inner).poll(context);
+        polled.map(|bytes| Ok(pick(&bytes?, &self.view)))
+    }
+}
+
+fn pick<T: Element>(bytes: &[u8], (start, shape, strides): &(usize, Vec<usize>, Vec<usize>)) -> Vec<T> {
+    let all: Vec<T> = bytemuck::pod_collect_to_vec(&bytes[..bytes.len() / size_of::<T>() * size_of::<T>()]);
+    let n: usize = shape.iter().product();
+    if *strides == super::contiguous_strides(shape) {
+        return all[*start..*start + n].to_vec();
+    }
+    let at = |mut i: usize| {
+        let mut index = *start;
+        for (size, stride) in shape.iter().zip(strides).rev() {
+            index += i % size * stride;
+            i /= size;
+        }
+        all[index]
+    };
+    (0..n).map(at).collect()
+}
+
+impl Tensor {
+    /// A tensor of `shape` holding `data` in row-major order.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the count differs, [`Error::Limit`] or [`Error::OutOfMemory`] if it does not fit,
+    /// [`Error::Feature`] for f16 on an adapter without it.
+    pub fn from_slice<T: Element>(runtime: &Runtime, data: &[T], shape: &[usize]) -> Result<Self> {
+        let n: usize = shape.iter().product();
+        if n != data.len() {
+            return Err(Error::shape("from_slice", format!("{} elements given for shape {shape:?}", data.len())));
+        }
+        let tensor = Self::empty(runtime, shape, T::DTYPE)?;
+        let bytes: &[u8] = bytemuck::cast_slice(data);
+        let whole = bytes.len() / 4 * 4;
+        runtime.write(&tensor.buffer, 0, &bytes[..whole])?;
+        if whole < bytes.len() {
+            let mut word = [0; 4];
+            word[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
+            runtime.write(&tensor.buffer, whole as u64, &word)?;
+        }
+        Ok(tensor)
+    }
+
+    /// A tensor without axes, holding one value.
+    ///
+    /// # Errors
+    /// As [`Tensor::from_slice`].
+    pub fn scalar<T: Element>(runtime: &Runtime, value: T) -> Result<Self> {
+        Self::from_slice(runtime, &[value], &[])
+    }
+
+    /// Starts reading the elements; the device goes on meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::DType`] if `T` is not the element type, [`Error::DeviceLost`].
+    pub fn read<T: Element>(&self) -> Result<Read<T>> {
+        if T::DTYPE != self.dtype {
+            return Err(Error::dtype("read", format!("the tensor holds {}, not {}", self.dtype, T::DTYPE)));
+        }
+        // From a word boundary to a word boundary; the rest is picked on the host.
+        let size = size_of::<T>();
+        let span = if self.is_empty() {
+            0
+        } else {
+            1 + self.shape.iter().zip(&self.strides).map(|(n, s)| (n - 1) * s).sum::<usize>()
+        };
+        let first = self.offset * size / 4 * 4;
+        let end = ((self.offset + span) * size).div_ceil(4) * 4;
+        let bytes = if span == 0 { 0 } else { end - first };
+        let inner = self.runtime.read(&self.buffer, first as u64, bytes as u64)?;
+        let view = (self.offset - first / size, self.shape.clone(), self.strides.clone());
+        Ok(Read { inner, view, element: PhantomData })
+    }
+
+    /// The elements in row-major order; waits for the device.
+    ///
+    /// # Errors
+    /// As [`Tensor::read`].
+    pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
+        self.read()?.wait()
+    }
+
+    /// The one element of a tensor that has just one; waits for the device.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there are more or none, else as [`Tensor::read`].
+    pub fn item<T: Element>(&self) -> Result<T> {
+        match self.to_vec()?.as_slice() {
+            [value] => Ok(*value),
+            _ => Err(Error::shape("item", format!("{:?} does not hold one element", self.shape))),
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Every op against its f64 reference on the adapter under test.
+
+#![allow(unreachable_pub, dead_code, reason = "the support modules are shared by several test binaries")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod elementwise;
+mod runtime;

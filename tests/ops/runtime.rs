@@ -1,0 +1,190 @@
+//! The runtime itself: pool, guards, batches, profile, limits, errors.
+
+use crate::support::{device_choice, options, runtime};
+use leanvision::ops::elementwise as e;
+use leanvision::{DType, DeviceChoice, Error, Runtime, RuntimeOptions, Tensor};
+
+fn plain() -> Option<Runtime> {
+    runtime()?;
+    let mut options = options();
+    options.guard = false;
+    Some(Runtime::with_options(&device_choice(), options).unwrap())
+}
+
+#[test]
+fn long_chains_reuse_memory() {
+    let Some(runtime) = plain() else { return };
+    let mut x = Tensor::zeros(&runtime, &[1000, 100], DType::F32).unwrap();
+    for _ in 0..2000 {
+        x = e::affine(&x, 1.0, 1.0).unwrap();
+    }
+    assert!(x.to_vec::<f32>().unwrap().iter().all(|v| *v == 2000.0));
+    let memory = runtime.memory();
+    assert!(memory.reserved_bytes <= 4 * 440_000, "{memory:?}");
+    drop(x);
+    assert_eq!(runtime.memory().used_bytes, 0);
+    runtime.trim().unwrap();
+    assert_eq!(runtime.memory().reserved_bytes, 0);
+}
+
+#[test]
+fn uploads_do_not_overtake_recorded_work() {
+    let Some(runtime) = plain() else { return };
+    let mut sums = Vec::new();
+    for i in 0..200 {
+        // The block of `x` goes back to the pool while the kernel that reads it is still only recorded.
+        let x = Tensor::from_slice(&runtime, &[i as f32; 64], &[64]).unwrap();
+        sums.push(e::affine(&x, 2.0, 0.0).unwrap());
+    }
+    for (i, sum) in sums.iter().enumerate() {
+        assert_eq!(sum.to_vec::<f32>().unwrap(), [2.0 * i as f32; 64]);
+    }
+}
+
+#[test]
+fn a_full_device_says_what_was_asked_and_what_is_held() {
+    let Some(_) = runtime() else { return };
+    let mut options = options();
+    options.guard = false;
+    options.memory_limit = Some(1 << 20);
+    let runtime = Runtime::with_options(&device_choice(), options).unwrap();
+    let held = Tensor::zeros(&runtime, &[100_000], DType::F32).unwrap();
+    let error = Tensor::zeros(&runtime, &[200_000], DType::F32).unwrap_err();
+    assert!(matches!(error, Error::OutOfMemory { .. }), "{error}");
+    assert!(error.to_string().contains("bytes in tensors"), "{error}");
+    // What the pool holds free is given back before giving up.
+    drop(held);
+    assert!(Tensor::zeros(&runtime, &[200_000], DType::F32).is_ok());
+}
+
+#[test]
+fn tensors_past_the_limits_name_asked_and_limit() {
+    let Some(runtime) = runtime() else { return };
+    let limit = runtime.profile().limits.binding_bytes.min(runtime.profile().limits.buffer_bytes);
+    let n = (limit / 4 + 1) as usize;
+    let error = Tensor::zeros(&runtime, &[n], DType::F32).unwrap_err().to_string();
+    assert!(error.contains(&limit.to_string()) || error.contains("32 bits"), "{error}");
+}
+
+#[test]
+fn guards_see_a_write_past_the_end() {
+    let Some(runtime) = runtime() else { return };
+    let x = Tensor::zeros(&runtime, &[4], DType::F32).unwrap();
+    assert_eq!(runtime.damaged_guards().unwrap(), 0);
+    // A wgpu write behind the tensor's 16 bytes stands for a kernel that runs too far.
+    let x2 = Tensor::zeros(&runtime, &[4], DType::F32).unwrap();
+    let buffer = x2.raw_buffer().clone();
+    runtime.flush().unwrap();
+    runtime.queue().write_buffer(&buffer, 20, &[0; 4]);
+    assert_eq!(runtime.damaged_guards().unwrap(), 1);
+    drop((x, x2));
+}
+
+#[test]
+fn fresh_memory_is_poisoned_in_guarded_runtimes() {
+    let Some(runtime) = runtime() else { return };
+    let x = Tensor::zeros(&runtime, &[8], DType::F32).unwrap();
+    let words = x.raw_buffer().size();
+    assert!(words > 8 * 4, "the guard lies inside the buffer");
+    assert_eq!(x.to_vec::<f32>().unwrap(), [0.0; 8]);
+}
+
+#[test]
+fn profile_lists_every_dispatch() {
+    let Some(runtime) = plain() else { return };
+    if !runtime.profile().features.timestamps {
+        eprintln!("skipped: no timestamps on {}", runtime.profile());
+        return;
+    }
+    let mut options = RuntimeOptions::default();
+    options.profile = true;
+    options.pipeline_cache = false;
+    let runtime = Runtime::with_options(&device_choice(), options).unwrap();
+    let x = Tensor::full(&runtime, &[1_000_000], 0.5, DType::F32).unwrap();
+    for _ in 0..3 {
+        e::exp(&x).unwrap();
+    }
+    let profile = runtime.take_profile().unwrap();
+    let rows = profile.rows();
+    let exp = rows.iter().find(|r| r.kernel == "elementwise/unary_fwd").unwrap();
+    assert_eq!(exp.calls, 3);
+    assert!(exp.ms > 0.0 && exp.gbps > 0.0, "{profile}");
+    let trace = profile.chrome_trace();
+    assert_eq!(trace["traceEvents"].as_array().unwrap().len(), 4);
+    assert!(runtime.take_profile().unwrap().spans.is_empty());
+}
+
+#[test]
+fn parameters_pass_through_uniforms_where_there_are_no_immediates() {
+    let Some(_) = runtime() else { return };
+    let mut options = options();
+    options.default_limits = true;
+    let runtime = Runtime::with_options(&device_choice(), options).unwrap();
+    assert!(!runtime.profile().features.immediates);
+    let mut x = Tensor::zeros(&runtime, &[10], DType::F32).unwrap();
+    for i in 0..1200 {
+        x = e::affine(&x, 1.0, i as f32).unwrap();
+    }
+    assert_eq!(x.to_vec::<f32>().unwrap(), [719_400.0; 10]);
+    assert_eq!(runtime.damaged_guards().unwrap(), 0);
+}
+
+#[test]
+fn a_host_keeps_its_device_and_lends_its_buffers() {
+    let Some(own) = plain() else { return };
+    let host = Runtime::with_options(&device_choice(), options()).unwrap();
+    let (device, queue) = (host.device().clone(), host.queue().clone());
+    let info = device.adapter_info();
+    let runtime = Runtime::from_device(&info, device.clone(), queue.clone(), RuntimeOptions::default());
+    let buffer = device.create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: 64,
+        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
+    });
+    queue.write_buffer(&buffer, 0, bytemuck::cast_slice(&[3.0_f32; 16]));
+    let x = Tensor::from_buffer(&runtime, buffer.clone(), &[16], DType::F32).unwrap();
+    assert_eq!(e::square(&x).unwrap().to_vec::<f32>().unwrap(), [9.0; 16]);
+    assert!(Tensor::from_buffer(&runtime, buffer, &[17], DType::F32).is_err());
+    drop((x, runtime));
+    // The device outlives the runtime that borrowed it.
+    assert!(Tensor::zeros(&host, &[4], DType::F32).unwrap().to_vec::<f32>().is_ok());
+    drop(own);
+}
+
+#[test]
+fn read_backs_can_be_awaited() {
+    let Some(runtime) = plain() else { return };
+    let x = Tensor::full(&runtime, &[5], 2.0, DType::F32).unwrap();
+    let read = x.read::<f32>().unwrap();
+    let more = e::square(&x).unwrap();
+    let values = pollster::block_on(async { (read.await, more.read::<f32>().unwrap().await) });
+    assert_eq!((values.0.unwrap(), values.1.unwrap()), (vec![2.0; 5], vec![4.0; 5]));
+}
+
+#[test]
+fn threads_share_one_runtime() {
+    let Some(runtime) = plain() else { return };
+    std::thread::scope(|scope| {
+        for t in 0..4 {
+            let runtime = &runtime;
+            scope.spawn(move || {
+                for i in 0..50 {
+                    let x = Tensor::full(runtime, &[100], (t * 100 + i) as f32, DType::F32).unwrap();
+                    let y = e::affine(&x, 1.0, 0.5).unwrap().to_vec::<f32>().unwrap();
+                    assert_eq!(y, [(t * 100 + i) as f32 + 0.5; 100]);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn an_unknown_adapter_says_what_was_looked_for_and_found() {
+    let choice: DeviceChoice = "vulkan:no such adapter".parse().unwrap();
+    let error = Runtime::new(&choice).unwrap_err();
+    assert!(matches!(error, Error::NoAdapter(_)) && error.is_bad_input());
+    let text = error.to_string();
+    assert!(text.contains("vulkan:no such adapter") && text.contains("found"), "{text}");
+    assert!("cuda:0".parse::<DeviceChoice>().is_err() && "gl:".parse::<DeviceChoice>().is_err());
+}

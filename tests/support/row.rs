@@ -1,0 +1,235 @@
+//! A row: an op, its f64 reference, the shapes to try and a tolerance; the harness does the rest.
+
+use super::compare::{Tolerance, compare};
+use super::{runtime, short};
+use leanvision::reference::Array;
+use leanvision::{DType, Result, Runtime, Tensor};
+use std::ops::Range;
+
+/// Shapes of one case, one per input.
+pub type Shapes = &'static [&'static [usize]];
+
+type Op = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
+type Reference = Box<dyn Fn(&[Array]) -> Array>;
+
+/// An op under test.
+pub struct Row {
+    name: &'static str,
+    cases: &'static [Shapes],
+    range: Range<f64>,
+    op: Op,
+    reference: Reference,
+    tolerance: Tolerance,
+    dtype: DType,
+    f16: Option<Tolerance>,
+    views: bool,
+    special: &'static [f64],
+}
+
+/// A row over `cases` with inputs drawn from `range`.
+pub fn row(
+    name: &'static str,
+    cases: &'static [Shapes],
+    range: Range<f64>,
+    op: impl Fn(&[Tensor]) -> Result<Tensor> + 'static,
+    reference: impl Fn(&[Array]) -> Array + 'static,
+) -> Row {
+    Row {
+        name,
+        cases,
+        range,
+        op: Box::new(op),
+        reference: Box::new(reference),
+        tolerance: Tolerance::F32,
+        dtype: DType::F32,
+        f16: None,
+        views: true,
+        special: &[],
+    }
+}
+
+impl Row {
+    /// With this relative tolerance, the absolute one scaled alike.
+    pub fn rtol(mut self, rtol: f64) -> Self {
+        self.tolerance = Tolerance { rtol, atol: rtol / 10.0, ..self.tolerance };
+        self
+    }
+
+    /// With this tolerance.
+    pub fn tolerance(mut self, tolerance: Tolerance) -> Self {
+        self.tolerance = tolerance;
+        self
+    }
+
+    /// With inputs of this type; integers are drawn from the range too, and results must match exactly.
+    pub fn dtype(mut self, dtype: DType) -> Self {
+        self.dtype = dtype;
+        if !dtype.is_float() {
+            self.tolerance = Tolerance { atol: 0.0, rtol: 0.0, allowed: 0 };
+        }
+        self
+    }
+
+    /// Also with f16 inputs, where the adapter has them.
+    pub fn f16(mut self, tolerance: Tolerance) -> Self {
+        self.f16 = Some(tolerance);
+        self
+    }
+
+    /// Without the second pass over transposed views of the inputs.
+    pub fn no_views(mut self) -> Self {
+        self.views = false;
+        self
+    }
+
+    /// With these values sprinkled over the first input: NaN, infinities, denormals, edges.
+    pub fn special(mut self, values: &'static [f64]) -> Self {
+        self.special = values;
+        self
+    }
+
+    fn run(&self, runtime: &Runtime, failures: &mut Vec<String>) {
+        let mut dtypes = vec![(self.dtype, self.tolerance)];
+        if let Some(tolerance) = self.f16.filter(|_| runtime.profile().features.f16) {
+            dtypes.push((DType::F16, tolerance));
+        }
+        for (seed, shapes) in self.cases.iter().enumerate() {
+            let n: usize = shapes.iter().map(|s| s.iter().product::<usize>()).sum();
+            if short() && n > 100_000 {
+                continue;
+            }
+            for &(dtype, tolerance) in &dtypes {
+                for view in [false, true] {
+                    if view && (!self.views || n > 1_000_000) {
+                        continue;
+                    }
+                    if let Err(message) = self.case(runtime, seed as u64, shapes, dtype, tolerance, view) {
+                        let how = if view { ", transposed views" } else { "" };
+                        failures.push(format!("{} {shapes:?} {dtype}{how}: {message}", self.name));
+                    }
+                }
+            }
+        }
+    }
+
+    fn case(
+        &self,
+        runtime: &Runtime,
+        seed: u64,
+        shapes: Shapes,
+        dtype: DType,
+        tolerance: Tolerance,
+        view: bool,
+    ) -> std::result::Result<(), String> {
+        let mut arrays = Vec::new();
+        let mut tensors = Vec::new();
+        for (i, shape) in shapes.iter().enumerate() {
+            let mut array = values(shape, &self.range, dtype, seed * 31 + i as u64);
+            if i == 0 {
+                for (j, value) in self.special.iter().enumerate() {
+                    let n = array.data.len();
+                    if n > self.special.len() {
+                        array.data[(j * 7 + 1) % n] = *value;
+                    }
+                }
+            }
+            let tensor = if view { upload_view(runtime, &array, dtype) } else { upload(runtime, &array, dtype) };
+            tensors.push(tensor.map_err(|e| e.to_string())?);
+            arrays.push(array);
+        }
+        let want = (self.reference)(&arrays);
+        let out = (self.op)(&tensors).map_err(|e| e.to_string())?;
+        if out.shape() != want.shape {
+            return Err(format!("shape {:?}, {:?} wanted", out.shape(), want.shape));
+        }
+        let got = download(&out).map_err(|e| e.to_string())?;
+        drop((out, tensors));
+        compare(&got, &want.data, tolerance)?;
+        match runtime.damaged_guards().map_err(|e| e.to_string())? {
+            0 => Ok(()),
+            n => Err(format!("{n} buffers were written past their end")),
+        }
+    }
+}
+
+/// Runs the rows and reports every failure at once.
+pub fn rows(rows: impl IntoIterator<Item = Row>) {
+    let Some(runtime) = runtime() else { return };
+    let mut failures = Vec::new();
+    for row in rows {
+        row.run(&runtime, &mut failures);
+    }
+    assert!(failures.is_empty(), "{} failures on {}\n{}", failures.len(), runtime.profile(), failures.join("\n"));
+}
+
+/// Pseudo-random values of `shape` in `range`, exactly representable in `dtype`; the same for one `seed`.
+pub fn values(shape: &[usize], range: &Range<f64>, dtype: DType, seed: u64) -> Array {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5851_F42D_4C95_7F2D;
+    Array::from_fn(shape, |_| {
+        // splitmix64
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        let unit = ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64;
+        let value = range.start + unit * (range.end - range.start);
+        match dtype {
+            DType::F32 => f64::from(value as f32),
+            DType::F16 => half::f16::from_f64(value).to_f64(),
+            _ => value.floor(),
+        }
+    })
+}
+
+/// `array` on the device as `dtype`.
+pub fn upload(runtime: &Runtime, array: &Array, dtype: DType) -> Result<Tensor> {
+    let data = &array.data;
+    match dtype {
+        DType::F32 => Tensor::from_slice(runtime, &data.iter().map(|v| *v as f32).collect::<Vec<_>>(), &array.shape),
+        DType::F16 => {
+            let data: Vec<_> = data.iter().map(|v| half::f16::from_f64(*v)).collect();
+            Tensor::from_slice(runtime, &data, &array.shape)
+        }
+        DType::U32 => Tensor::from_slice(runtime, &data.iter().map(|v| *v as u32).collect::<Vec<_>>(), &array.shape),
+        DType::I32 => Tensor::from_slice(runtime, &data.iter().map(|v| *v as i32).collect::<Vec<_>>(), &array.shape),
+        DType::U8 => Tensor::from_slice(runtime, &data.iter().map(|v| *v as u8).collect::<Vec<_>>(), &array.shape),
+    }
+}
+
+/// `array` on the device as a view with reversed strides and an offset.
+pub fn upload_view(runtime: &Runtime, array: &Array, dtype: DType) -> Result<Tensor> {
+    let rank = array.shape.len();
+    let axes: Vec<usize> = (0..rank).rev().collect();
+    let mut stored: Vec<usize> = array.shape.iter().rev().copied().collect();
+    // One more index in front of the slowest axis, which the view leaves out.
+    if let Some(first) = stored.first_mut() {
+        *first += 1;
+    }
+    let padded = Array::from_fn(&stored, |index| {
+        if rank == 0 {
+            return array.data[0];
+        }
+        if index[0] == 0 {
+            return 77.0;
+        }
+        let mut own: Vec<usize> = index.iter().rev().copied().collect();
+        own[rank - 1] -= 1;
+        array.at(&own)
+    });
+    let tensor = upload(runtime, &padded, dtype)?;
+    if rank == 0 {
+        return Ok(tensor);
+    }
+    tensor.slice(0, 1..stored[0])?.permute(&axes)
+}
+
+/// A tensor's elements as f64.
+pub fn download(tensor: &Tensor) -> Result<Vec<f64>> {
+    Ok(match tensor.dtype() {
+        DType::F32 => tensor.to_vec::<f32>()?.into_iter().map(f64::from).collect(),
+        DType::F16 => tensor.to_vec::<half::f16>()?.into_iter().map(half::f16::to_f64).collect(),
+        DType::U32 => tensor.to_vec::<u32>()?.into_iter().map(f64::from).collect(),
+        DType::I32 => tensor.to_vec::<i32>()?.into_iter().map(f64::from).collect(),
+        DType::U8 => tensor.to_vec::<u8>()?.into_iter().map(f64::from).collect(),
+    })
+}
