@@ -1,1 +1,33 @@
 //! Layers, models and their weights.
+//!
+//! A [`ModelSpec`] is a network as data; its [`Plan`] lists the tensors under their published names and the steps that
+//! use them. [`identify`] reads a spec off a file's names and shapes, [`Checkpoint`] reads the values.
+
+mod checkpoint;
+mod identify;
+mod mnist_cnn;
+mod mobilenet;
+mod param;
+mod plan;
+mod report;
+mod resnet;
+mod spec;
+mod summary;
+#[cfg(test)]
+mod tests;
+mod vit;
+
+pub use checkpoint::{Checkpoint, Header, TensorEntry, Weights};
+pub use identify::{Hints, Identified, identify};
+pub use mnist_cnn::MnistCnnSpec;
+pub use mobilenet::MobileNetV2Spec;
+pub use param::{ParamId, ParamKind, ParamList, ParamSpec};
+pub use plan::{
+    Body, Conv, LayerNorm, Linear, Norm, NormPlace, Plan, Pool, Qkv, Residual, Shortcut, Step, TokenPool, VitBlock,
+    VitPlan,
+};
+pub use report::{LoadReport, Misfit};
+pub use resnet::{Block, ResNetSpec, ShortcutKind, Stem};
+pub use spec::{ARCH_NAMES, ModelSpec};
+pub use summary::{LayerRow, Summary};
+pub use vit::{QkvNames, VitNames, VitSpec};
