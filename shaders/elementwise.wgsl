@@ -7,6 +7,7 @@
 override WG_SIZE: u32 = 64u;
 override OP: u32 = 0u;
 override ACT: u32 = 0u;
+override REPEAT: u32 = 0u;   // bit 0: a repeats; bit 1: b repeats
 
 // ---- fill ----
 struct FillParams { n: u32, bits: u32 }
@@ -211,9 +212,19 @@ var<immediate> binary_params: BinaryParams;
 fn binary_vec4_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
                    @builtin(local_invocation_index) local: u32) {
     let i = thread_id(group, n_groups, local, WG_SIZE);
-    if i < binary_params.n_vec4 {
-        binary_out[i] = binary_act(binary_a[i % binary_params.period_a], binary_b[i % binary_params.period_b]);
+    if i >= binary_params.n_vec4 {
+        return;
     }
+    // The remainder of an integer division costs more than the addition on software adapters.
+    var at_a = i;
+    if (REPEAT & 1u) != 0u {
+        at_a = i % binary_params.period_a;
+    }
+    var at_b = i;
+    if (REPEAT & 2u) != 0u {
+        at_b = i % binary_params.period_b;
+    }
+    binary_out[i] = binary_act(binary_a[at_a], binary_b[at_b]);
 }
 
 // Any strides over at most four collapsed axes; stride 0 repeats.

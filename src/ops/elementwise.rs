@@ -117,15 +117,15 @@ const BINARY_CODES: &[u32] = &[0, 1, 2, 3, 4, 5, 6];
 const BINARY_VEC4_FWD: Kernel = kernel("binary_vec4_fwd", &[Read, Read, Write])
     .params::<BinaryParams>()
     .types(ALIASES, &[NUMBERS, PLAIN, PLAIN])
-    .overrides(&[("OP", BINARY_CODES)]);
+    .overrides(&[("OP", BINARY_CODES), ("ACT", &[0]), ("REPEAT", &[0, 1, 2, 3])]);
 const BINARY_STRIDED_FWD: Kernel = kernel("binary_strided_fwd", &[Read, Read, Write])
     .params::<BinaryStridedParams>()
     .types(ALIASES, &[NUMBERS, PLAIN, PLAIN])
-    .overrides(&[("OP", BINARY_CODES)]);
+    .overrides(&[("OP", BINARY_CODES), ("ACT", &[0])]);
 const ADD_ACT_FWD: Kernel = kernel("binary_vec4_fwd", &[Read, Read, Write])
     .params::<BinaryParams>()
     .types(ALIASES, &[FLOATS, PLAIN, PLAIN])
-    .overrides(&[("OP", &[0]), ("ACT", super::act::CODES)]);
+    .overrides(&[("OP", &[0]), ("ACT", super::act::CODES), ("REPEAT", &[0, 1, 2, 3])]);
 const ADD_ACT_STRIDED_FWD: Kernel = kernel("binary_strided_fwd", &[Read, Read, Write])
     .params::<BinaryStridedParams>()
     .types(ALIASES, &[FLOATS, PLAIN, PLAIN])
@@ -483,15 +483,14 @@ fn binary(op: &'static str, code: u32, a: &Tensor, b: &Tensor, act: Act) -> Resu
     let out = Tensor::empty(a.runtime(), &shape, a.dtype())?;
     let n = out.len();
     let types = [a.dtype(), DType::F32, DType::F32];
-    let with_act = [("OP", code), ("ACT", act.code())];
-    let overrides = if act == Act::None { &with_act[..1] } else { &with_act[..] };
     let bytes = size(a.len() + b.len() + n, a.dtype());
     if let (Some(period_a), Some(period_b)) = (period_vec4(a, &shape), period_vec4(b, &shape)) {
         let n_vec4 = n.div_ceil(4);
+        let repeat = u32::from(period_a < n_vec4) + 2 * u32::from(period_b < n_vec4);
         a.runtime()
             .launch(if act == Act::None { &BINARY_VEC4_FWD } else { &ADD_ACT_FWD })
             .types(&types)
-            .overrides(overrides)
+            .overrides(&[("OP", code), ("ACT", act.code()), ("REPEAT", repeat)])
             .bind([a.binding(), b.binding(), out.binding()])
             .params(&BinaryParams { n_vec4: n_vec4 as u32, period_a: period_a as u32, period_b: period_b as u32 })
             .groups(groups(n_vec4))
@@ -502,7 +501,7 @@ fn binary(op: &'static str, code: u32, a: &Tensor, b: &Tensor, act: Act) -> Resu
         a.runtime()
             .launch(if act == Act::None { &BINARY_STRIDED_FWD } else { &ADD_ACT_STRIDED_FWD })
             .types(&types)
-            .overrides(overrides)
+            .overrides(&[("OP", code), ("ACT", act.code())])
             .bind([a.binding_from().0, b.binding_from().0, out.binding()])
             .params(&params)
             .groups(groups(n))

@@ -28,9 +28,9 @@ pub const PARAMS_BYTES: u32 = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RuntimeOptions {
-    /// Keep bounds checks and loop bounding in shaders. Default: on software adapters, where they cost nothing, and
-    /// wherever the variable `LEANVISION_CHECKED` is 1.
-    pub checked: bool,
+    /// Keep bounds checks and loop bounding in shaders. `None`: on software adapters, where they cost nothing. The
+    /// default is what the variable `LEANVISION_CHECKED` says, 1 or 0, else `None`.
+    pub checked: Option<bool>,
     /// Poison fresh memory and put guard words behind every tensor, for tests: see [`Runtime::damaged_guards`].
     pub guard: bool,
     /// Open the device with WebGPU's default limits and no optional feature.
@@ -41,20 +41,17 @@ pub struct RuntimeOptions {
     pub memory_limit: Option<u64>,
     /// Keep compiled pipelines on disk where the back end can.
     pub pipeline_cache: bool,
-    checked_by_adapter: bool,
 }
 
 impl Default for RuntimeOptions {
     fn default() -> Self {
-        let forced = std::env::var("LEANVISION_CHECKED").ok();
         Self {
-            checked: forced.as_deref() == Some("1"),
+            checked: std::env::var("LEANVISION_CHECKED").ok().map(|value| value == "1"),
             guard: false,
             default_limits: false,
             profile: false,
             memory_limit: None,
             pipeline_cache: true,
-            checked_by_adapter: forced.is_none(),
         }
     }
 }
@@ -131,9 +128,7 @@ impl Runtime {
         lost: Arc<Mutex<Option<String>>>,
     ) -> Self {
         let profile = DeviceProfile::new(info, device.features(), &device.limits());
-        if options.checked_by_adapter {
-            options.checked |= profile.is_software();
-        }
+        options.checked.get_or_insert(profile.is_software());
         let profiler =
             (options.profile && profile.features.timestamps).then(|| profile::Profiler::new(&device, &queue));
         if options.profile && profiler.is_none() {
@@ -158,7 +153,7 @@ impl Runtime {
         &self.0.profile
     }
 
-    /// The options in force.
+    /// The options in force; `checked` is never `None` here.
     #[must_use]
     pub fn options(&self) -> &RuntimeOptions {
         &self.0.options

@@ -102,7 +102,7 @@ impl Pipelines {
             label: Some(&label),
             source: wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(module)),
         };
-        let module = if inner.options.checked {
+        let module = if inner.options.checked != Some(false) {
             inner.device.create_shader_module(desc)
         } else {
             #[expect(unsafe_code, reason = "wgpu marks modules without run-time checks unsafe")]

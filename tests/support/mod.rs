@@ -44,7 +44,7 @@ pub fn device_choice() -> DeviceChoice {
 pub fn options() -> RuntimeOptions {
     let mut options = RuntimeOptions::default();
     options.guard = true;
-    options.checked = true;
+    options.checked = Some(true);
     options.default_limits = flag("LEANVISION_DEFAULT_LIMITS");
     options.pipeline_cache = false;
     options
