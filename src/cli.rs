@@ -141,14 +141,29 @@ pub fn main<C: Cli>(run: impl FnOnce(&C) -> anyhow::Result<()>) -> ExitCode {
         return finish(print_devices());
     }
     if let Some(shell) = completions(&args) {
-        return finish(shell.map(|shell| {
+        return finish(shell.and_then(|shell| {
             let mut command = C::command();
             let name = command.get_name().to_owned();
-            clap_complete::generate(shell, &mut command, name, &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command, name, &mut script);
+            Ok(std::io::stdout().write_all(&script)?)
         }));
     }
-    let cli = C::parse();
+    let cli = match C::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => return finish(Err(Error::Input(one_line(&error)).into())),
+        // --help and --version.
+        Err(error) => return finish(error.print().map_err(Into::into)),
+    };
     finish(cli.common().check_outputs().map_err(Into::into).and_then(|()| run(&cli)))
+}
+
+/// What clap says, without its usage block: one line that names the flag and what was wanted.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let said = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let said: Vec<_> = said.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
+    said.join(" ").trim_start_matches("error: ").to_owned()
 }
 
 fn completions(args: &[String]) -> Option<anyhow::Result<Shell>> {
