@@ -4,6 +4,7 @@
 
 pub(crate) mod act;
 pub mod elementwise;
+pub mod matmul;
 
 pub use act::Act;
 
@@ -12,6 +13,6 @@ use crate::runtime::Kernel;
 /// Every kernel of every family.
 #[must_use]
 pub fn kernels() -> Vec<&'static Kernel> {
-    let families: &[&'static [Kernel]] = &[elementwise::KERNELS];
+    let families: &[&'static [Kernel]] = &[elementwise::KERNELS, matmul::KERNELS];
     families.iter().copied().flatten().collect()
 }

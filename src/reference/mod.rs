@@ -4,6 +4,7 @@
 //! their own.
 
 pub mod elementwise;
+pub mod matmul;
 
 /// A row-major array of f64 on the host.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,4 +6,5 @@
 mod support;
 
 mod elementwise;
+mod matmul;
 mod runtime;
