@@ -17,10 +17,13 @@ pub mod bench;
 pub mod cli;
 pub mod data;
 mod error;
+mod files;
+pub mod methods;
 pub mod nn;
 pub mod ops;
 pub mod philox;
 pub mod reference;
+pub mod report;
 pub mod runtime;
 pub mod tensor;
 

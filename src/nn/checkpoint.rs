@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::{Read, Write};
 use std::ops::{Index, Range};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ use safetensors::tensor::{Dtype, TensorInfo};
 
 use super::param::{ParamId, ParamList};
 use super::report::{LoadReport, Misfit};
+use crate::files::write_whole;
 use crate::{Error, Result};
 
 /// Longest header that is read, in bytes. A network of 10,000 tensors needs about 1 MB.
@@ -292,28 +293,6 @@ impl Index<ParamId> for Weights {
     fn index(&self, id: ParamId) -> &Vec<f32> {
         &self.0[id.index()]
     }
-}
-
-/// Writes a file under a temporary name beside `path`, then renames it, so that no half of it is ever seen.
-pub(crate) fn write_whole(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>) -> Result<()> {
-    let fail = |e: std::io::Error| Error::file(path, format!("cannot be written: {e}"));
-    let name = path.file_name().ok_or_else(|| Error::file(path, "cannot be written: no file name"))?;
-    let mut temporary = std::ffi::OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(temporary);
-    let run = || {
-        let mut file = BufWriter::new(File::create(&temporary)?);
-        write(&mut file)?;
-        file.flush()?;
-        file.get_ref().sync_all()?;
-        std::fs::rename(&temporary, path)
-    };
-    run().map_err(|e| {
-        // The write's own error is the one to report.
-        let _ = std::fs::remove_file(&temporary);
-        fail(e)
-    })
 }
 
 /// Opens a file and reads its header: the header, the file at its first data byte, the number of data bytes.

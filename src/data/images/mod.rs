@@ -235,7 +235,7 @@ fn counted(n: usize, one: &str) -> String {
 }
 
 /// Digits in groups of three: `50,000`.
-pub(super) fn grouped(n: u64) -> String {
+pub(crate) fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let groups: Vec<&str> =
         digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap_or_default()).collect();

@@ -1,0 +1,84 @@
+//! Files that appear whole or not at all.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// A name beside `path` that no other process uses.
+fn temporary(path: &Path) -> Result<PathBuf> {
+    let name = path.file_name().ok_or_else(|| Error::file(path, "cannot be written: no file name"))?;
+    let mut temporary = OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    Ok(path.with_file_name(temporary))
+}
+
+/// Writes a file under a temporary name beside `path`, then renames it, so that no half of it is ever seen.
+///
+/// # Errors
+/// [`Error::File`] if it cannot be written; nothing is left behind then.
+pub(crate) fn write_whole(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<()> {
+    let temporary = temporary(path)?;
+    let run = || {
+        let mut file = BufWriter::new(File::create(&temporary)?);
+        write(&mut file)?;
+        file.flush()?;
+        file.get_ref().sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    run().map_err(|e| {
+        // The write's own error is the one to report.
+        let _ = std::fs::remove_file(&temporary);
+        cannot(path, &e)
+    })
+}
+
+/// Whether a file could be written at `path`, found out before the work that makes it.
+///
+/// # Errors
+/// As [`write_whole`].
+pub(crate) fn check_writable(path: &Path) -> Result<()> {
+    let temporary = temporary(path)?;
+    if path.is_dir() {
+        return Err(Error::file(path, "cannot be written: is a folder"));
+    }
+    File::create(&temporary).and_then(|_| std::fs::remove_file(&temporary)).map_err(|e| cannot(path, &e))
+}
+
+fn cannot(path: &Path, e: &io::Error) -> Error {
+    let Error::File { message, .. } = Error::io(path, e) else { return Error::io(path, e) };
+    Error::file(path, format!("cannot be written: {message}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_what_was_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        write_whole(&path, |f| f.write_all(b"first")).unwrap();
+        let failed = write_whole(&path, |f| {
+            f.write_all(b"half")?;
+            Err(io::Error::other("the disk is full"))
+        });
+        assert!(failed.unwrap_err().to_string().ends_with("a: cannot be written: the disk is full"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"first");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn writability_is_found_out_without_a_trace() {
+        let folder = tempfile::tempdir().unwrap();
+        check_writable(&folder.path().join("a")).unwrap();
+        for wrong in ["no/a", "", "."] {
+            let message = check_writable(&folder.path().join(wrong)).unwrap_err().to_string();
+            assert!(message.contains("cannot be written"), "{message}");
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

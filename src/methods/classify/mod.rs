@@ -1,0 +1,11 @@
+//! Supervised classification: published networks judged on real images.
+//!
+//! `eval` gives the top-1 and top-5 of a network's weights on a labelled set, `predict` the likeliest classes of pictures,
+//! `info` what a network is and costs, without a GPU. What a file's names and shapes do not fix comes from a JSON file
+//! beside it or from flags; see [`crate::nn::identify`].
+
+mod config;
+mod info;
+
+pub use config::{Command, Config, InfoConfig, NetworkFlags};
+pub use info::info;

@@ -1,0 +1,88 @@
+//! What a run leaves behind: its folder and its final figures.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::CommonFlags;
+use crate::files::{check_writable, write_whole};
+use crate::{Error, Result, Runtime};
+
+/// A run that has a place for its results, checked before any work is done.
+#[derive(Debug, Clone)]
+pub struct Run {
+    folder: Option<PathBuf>,
+    json: Option<PathBuf>,
+}
+
+impl Run {
+    /// Makes the folder `--out`, finds out whether `--json` can be written, and leaves `run.json` in the folder: program,
+    /// version, `config`, adapter.
+    ///
+    /// # Errors
+    /// [`Error::File`] if one cannot be written.
+    pub fn start(program: &str, common: &CommonFlags, config: &impl Serialize, runtime: &Runtime) -> Result<Self> {
+        let run = Self::check(common)?;
+        let config = serde_json::to_value(config).map_err(|e| Error::Input(format!("{program}: {e}")))?;
+        let version = env!("CARGO_PKG_VERSION");
+        let about = json!({
+            "program": program, "version": version, "config": config, "common": common, "adapter": runtime.profile(),
+        });
+        run.write("run.json", &about)?;
+        Ok(run)
+    }
+
+    /// Only makes the folder and finds out whether `--json` can be written.
+    ///
+    /// # Errors
+    /// As [`Run::start`].
+    pub fn check(common: &CommonFlags) -> Result<Self> {
+        if let Some(folder) = &common.out {
+            std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, &e))?;
+            check_writable(&folder.join("run.json"))?;
+        }
+        if let Some(json) = &common.json {
+            check_writable(json)?;
+        }
+        Ok(Self { folder: common.out.clone(), json: common.json.clone() })
+    }
+
+    /// Writes the final figures to `--json` and as `result.json` to the folder.
+    ///
+    /// # Errors
+    /// [`Error::File`] if one cannot be written.
+    pub fn finish(&self, result: &impl Serialize) -> Result<()> {
+        let value = serde_json::to_value(result).map_err(|e| Error::Input(format!("result: {e}")))?;
+        if let Some(path) = &self.json {
+            write_json(path, &value)?;
+        }
+        self.write("result.json", &value)
+    }
+
+    /// Writes the per-kernel times as a Chrome trace to the folder and gives the table; `None` unless `--profile`.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be written, [`Error::DeviceLost`] if the device is gone.
+    pub fn profile(&self, runtime: &Runtime) -> Result<Option<String>> {
+        if !runtime.options().profile {
+            return Ok(None);
+        }
+        let profile = runtime.take_profile()?;
+        if let Some(folder) = &self.folder {
+            let trace = profile.chrome_trace();
+            write_whole(&folder.join("trace.json"), |f| write!(f, "{trace}"))?;
+        }
+        Ok(Some(profile.to_string()))
+    }
+
+    fn write(&self, name: &str, value: &Value) -> Result<()> {
+        self.folder.as_ref().map_or(Ok(()), |folder| write_json(&folder.join(name), value))
+    }
+}
+
+/// Writes a JSON value, one key a line.
+fn write_json(path: &Path, value: &Value) -> Result<()> {
+    write_whole(path, |f| writeln!(f, "{value:#}"))
+}

@@ -1,0 +1,183 @@
+//! The binaries from outside: what they print, how they refuse bad input, and their exit codes.
+
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use tempfile::TempDir;
+
+fn classify(args: &[&str]) -> std::process::Output {
+    Command::new(assert_cmd::cargo::cargo_bin!("classify")).args(args).output().unwrap()
+}
+
+/// Runs and expects exit code 2, nothing on standard output and one line on standard error, which is given.
+fn refused(args: &[&str]) -> String {
+    let output = classify(args);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
+    assert_eq!((output.stdout.len(), text.lines().count()), (0, 1), "{args:?}: {text}");
+    assert!(text.starts_with("error: "), "{text}");
+    text
+}
+
+fn printed(args: &[&str]) -> String {
+    let output = classify(args);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A safetensors file with f32 zeros of these shapes.
+fn weights(folder: &Path, name: &str, tensors: &[(&str, &[usize])]) -> PathBuf {
+    let (mut header, mut start) = (serde_json::Map::new(), 0);
+    for (name, shape) in tensors {
+        let end = start + 4 * shape.iter().product::<usize>();
+        let info = serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]});
+        header.insert((*name).to_string(), info);
+        start = end;
+    }
+    let text = serde_json::Value::Object(header).to_string();
+    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(text.as_bytes());
+    bytes.resize(bytes.len() + start, 0);
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// An MNIST CNN for 8x8 images of one channel.
+const SMALL_CNN: [(&str, &[usize]); 18] = [
+    ("conv1.weight", &[2, 1, 3, 3]),
+    ("conv1.bias", &[2]),
+    ("conv2.weight", &[2, 2, 3, 3]),
+    ("conv2.bias", &[2]),
+    ("conv3.weight", &[3, 2, 3, 3]),
+    ("conv3.bias", &[3]),
+    ("norm1.weight", &[3]),
+    ("norm1.bias", &[3]),
+    ("norm1.running_mean", &[3]),
+    ("norm1.running_var", &[3]),
+    ("fc1.weight", &[4, 12]),
+    ("fc1.bias", &[4]),
+    ("fc2.weight", &[5, 4]),
+    ("fc2.bias", &[5]),
+    ("norm2.weight", &[5]),
+    ("norm2.bias", &[5]),
+    ("norm2.running_mean", &[5]),
+    ("norm2.running_var", &[5]),
+];
+
+fn small_cnn(folder: &TempDir) -> String {
+    weights(folder.path(), "w.safetensors", &SMALL_CNN).to_str().unwrap().to_string()
+}
+
+#[test]
+fn info_needs_no_weights_and_gives_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("info.json");
+    let text = printed(&["info", "--arch", "resnet18", "--json", json.to_str().unwrap()]);
+    assert!(text.starts_with("ResNet-18, 1000 classes, images 224x224x3\n"), "{text}");
+    let total = text.lines().find(|l| l.starts_with("total")).unwrap();
+    assert_eq!(total.split_whitespace().collect::<Vec<_>>(), ["total", "11,689,512", "1,814,073,344"]);
+    let figures: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    assert_eq!((figures["params"].as_u64(), figures["layers"].as_array().unwrap().len()), (Some(11_689_512), 23));
+}
+
+#[test]
+fn info_reads_a_file_and_says_what_is_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = printed(&["info", "--weights", &small_cnn(&folder)]);
+    assert!(text.starts_with("MNIST CNN [2, 2, 3], 5 classes, images 8x8x1\n"), "{text}");
+    let vit = printed(&["info", "--arch", "vit_small32", "--classes", "3"]);
+    assert!(vit.contains("heads, pre-norm, gelu, patch 4, 3 classes"), "{vit}");
+}
+
+#[test]
+fn common_flags_are_answered_anywhere() {
+    assert!(printed(&["--version"]).starts_with("classify 0."));
+    assert!(printed(&["info", "--help"]).contains("--arch"));
+    assert!(printed(&["--completions", "bash"]).contains("_classify()"));
+    let after = printed(&["info", "--arch", "resnet20", "--quiet", "--seed", "3"]);
+    assert_eq!(after, printed(&["--quiet", "--seed", "3", "info", "--arch", "resnet20"]));
+}
+
+#[test]
+fn bad_flags_are_refused_in_one_line() {
+    for (args, part) in [
+        (&["info"][..], "--weights <FILE>"),
+        (&["frobnicate"], "unrecognized subcommand 'frobnicate'"),
+        (&["info", "--arch", "resnet20", "--device", "cuda"], "unknown device 'cuda'"),
+        (&["info", "--arch", "vgg16"], "no network is called \"vgg16\""),
+        (&["info", "--arch", "resnet20", "--norm", "mid"], "expected `pre` or `post`"),
+        (&["info", "--arch", "resnet20", "--act", "sin"], "unknown variant `sin`"),
+        (&["info", "--arch", "resnet20", "--normalize", "mid"], "wanted imagenet, cifar, unit"),
+        (&["info", "--arch", "resnet20", "--heads", "3.5"], "--heads"),
+        (&["info", "--arch", "resnet20", "--side", "0"], "0 is not in 1..=16384"),
+        (&["info", "--arch", "deit_tiny", "--side", "64"], "gives 17 tokens, the weights have 197"),
+    ] {
+        let line = refused(args);
+        assert!(line.contains(part), "{line}");
+    }
+}
+
+#[test]
+fn unwritable_results_are_found_before_the_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let below = file.join("out");
+    for flag in ["--out", "--json"] {
+        let line = refused(&["info", "--arch", "resnet20", flag, below.to_str().unwrap()]);
+        assert!(line.contains("is a file") || line.contains("cannot be written"), "{line}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn broken_weights_are_refused_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = small_cnn(&folder);
+    let bytes = std::fs::read(&good).unwrap();
+    let path = folder.path().join("broken.safetensors");
+    let broken = path.to_str().unwrap();
+    for (content, part) in [
+        (&bytes[..bytes.len() - 4], "truncated: its tensors take"),
+        (&bytes[..100], "truncated or no safetensors file"),
+        (&[], "too few"),
+        (&[0xff; 64], "truncated or no safetensors file"),
+        (b"\x02\0\0\0\0\0\0\0{}", "no network known here"),
+    ] {
+        std::fs::write(&path, content).unwrap();
+        let line = refused(&["info", "--weights", broken]);
+        assert!(line.contains(part) && line.contains("broken.safetensors: "), "{line}");
+    }
+    assert!(refused(&["info", "--weights", "no/such"]).contains("no/such: no such file or folder"));
+    let resnet = refused(&["info", "--weights", &good, "--arch", "resnet20"]);
+    assert!(resnet.contains("these look like an MNIST CNN's tensors (conv1.weight ...), not a ResNet's"), "{resnet}");
+}
+
+#[test]
+fn all_that_does_not_fit_is_listed_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut tensors = SMALL_CNN.to_vec();
+    tensors[4].1 = &[3, 2, 3, 4];
+    tensors.remove(13);
+    tensors.push(("fc9.weight", &[1]));
+    let path = weights(folder.path(), "w.safetensors", &tensors);
+    let line = refused(&["info", "--weights", path.to_str().unwrap()]);
+    for part in [
+        "does not fit MNIST CNN [2, 2, 3], 5 classes (1 missing, 1 extra, 1 mis-shaped tensors): ",
+        "mis-shaped conv3.weight [3, 2, 3, 4], needed [3, 2, 3, 3]",
+        "missing fc2.bias [5]",
+        "extra fc9.weight [1]",
+    ] {
+        assert!(line.contains(part), "{line}");
+    }
+}
+
+#[test]
+fn a_broken_json_beside_the_weights_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = small_cnn(&folder);
+    std::fs::write(folder.path().join("w.json"), "{\"hats\": 3}").unwrap();
+    let line = refused(&["info", "--weights", &weights]);
+    assert!(line.contains("w.json: unknown field `hats`"), "{line}");
+}
