@@ -14,7 +14,6 @@
 //! ```
 
 pub mod bench;
-pub mod cli;
 pub mod data;
 mod error;
 mod files;
