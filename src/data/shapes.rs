@@ -2,8 +2,9 @@
 //!
 //! One figure stands on each image at a random place, size, angle, stretch and slant, in random colours that are sometimes close to
 //! the ground's. Ground and figure are shaded, small marks lie around it, half of the images have something lying over the
-//! figure, and there is noise. Pixels say little (the nearest of 5,000 in pixel space is right for 13 images in 100), edges and
-//! their arrangement say all: small networks can be told apart on it.
+//! figure, and there is noise. Pixels say little, edges and their arrangement say all, so that networks can be told apart on it:
+//! of 1,000 test images the nearest of 5,000 training images in pixel space names 12.8 % rightly; a bare network of four
+//! convolutions (16 to 64 channels) was at 71 % after 24 passes over 10,000 and still rising.
 //!
 //! Image `i` of a split depends on the seed and `i` alone, so a shorter set is the beginning of a longer one, and class `i % 10`
 //! keeps every beginning balanced.

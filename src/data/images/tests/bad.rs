@@ -154,8 +154,11 @@ fn idx_broken_files() {
         let (result, path, _) = case(images, &labels);
         fails(result, &path, &[said]);
     }
-    let (result, _, path) = case(&images, &idx(&[2], &[1, 2]));
-    fails(result, &path, &["2 labels, wanted 3, one for each image of t10k-images-idx3-ubyte"]);
+    for labels in [[1, 2].as_slice(), &[1, 2, 3, 4]] {
+        let (result, _, path) = case(&images, &idx(&[labels.len() as u32], labels));
+        let said = format!("{} labels, wanted 3, one for each image of t10k-images-idx3-ubyte", labels.len());
+        fails(result, &path, &[&said]);
+    }
     let (result, _, path) = case(&images, &idx(&[3], &[1, 10, 2]));
     fails(result, &path, &["label 1 is 10, wanted 0 to 9"]);
     let (result, _, path) = case(&images, &images);
