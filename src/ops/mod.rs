@@ -3,8 +3,10 @@
 //! Images are `[n, h, w, c]`, token sequences packed `[T, d]`; see [`crate::tensor::Offsets`].
 
 pub(crate) mod act;
+pub mod conv;
 pub mod elementwise;
 pub mod matmul;
+pub mod pool;
 
 pub use act::Act;
 
@@ -13,6 +15,6 @@ use crate::runtime::Kernel;
 /// Every kernel of every family.
 #[must_use]
 pub fn kernels() -> Vec<&'static Kernel> {
-    let families: &[&'static [Kernel]] = &[elementwise::KERNELS, matmul::KERNELS];
+    let families: &[&'static [Kernel]] = &[conv::KERNELS, elementwise::KERNELS, matmul::KERNELS, pool::KERNELS];
     families.iter().copied().flatten().collect()
 }

@@ -3,8 +3,10 @@
 //! They serve the tests, the check that each benchmark row passes before it is timed, and anyone who writes a kernel of
 //! their own.
 
+pub mod conv;
 pub mod elementwise;
 pub mod matmul;
+pub mod pool;
 
 /// A row-major array of f64 on the host.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,6 +5,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod conv;
 mod elementwise;
 mod matmul;
+mod pool;
 mod runtime;

@@ -1,6 +1,7 @@
 //! What the test binaries share: the adapter under test, rows of cases, comparison.
 
 pub mod compare;
+pub mod golden;
 pub mod row;
 
 use leanvision::{DeviceChoice, Error, Runtime, RuntimeOptions};

@@ -1,0 +1,143 @@
+//! Pooling of images `[n, h, w, c]`: maximum and mean over windows, mean over whole images.
+
+use super::conv::Conv2d;
+use crate::runtime::{
+    Bind::{Read, Write},
+    Kernel,
+};
+use crate::tensor::{DType, Tensor};
+use crate::{Error, Result};
+
+const SOURCE: &str = include_str!("../../shaders/pool.wgsl");
+const FLOATS: &[DType] = &[DType::F32, DType::F16];
+const WG_SIZE: u64 = 64;
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct PoolParams {
+    n_out: u32,
+    h: u32,
+    w: u32,
+    c: u32,
+    ho: u32,
+    wo: u32,
+    kernel: u32,
+    stride: u32,
+    padding: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct GlobalAvgParams {
+    n_out: u32,
+    h: u32,
+    w: u32,
+    c: u32,
+}
+
+const fn kernel(entry: &'static str) -> Kernel {
+    Kernel::new("pool", entry, SOURCE, &[Read, Write]).types(&["Elem"], &[FLOATS])
+}
+
+const POOL_PLAIN_FWD: Kernel = kernel("pool_plain_fwd").params::<PoolParams>().overrides(&[("OP", &[0, 1, 2])]);
+const GLOBAL_AVG_PLAIN_FWD: Kernel = kernel("global_avg_plain_fwd").params::<GlobalAvgParams>();
+
+/// The kernels of this family.
+pub const KERNELS: &[Kernel] = &[POOL_PLAIN_FWD, GLOBAL_AVG_PLAIN_FWD];
+
+/// Largest element of each window, per channel: `[n, h, w, c]` to `[n, ho, wo, c]`. Padding never wins, NaN does, and
+/// rows and columns that no window reaches are left out. Pairs are height, width.
+///
+/// # Errors
+/// [`Error::Shape`] unless `x` has four axes and the window fits the padded image, [`Error::Argument`] for a stride of
+/// 0 or a padding over half the window, [`Error::DType`] if `x` is not a float tensor.
+pub fn max_pool2d(x: &Tensor, kernel: [usize; 2], stride: [usize; 2], padding: [usize; 2]) -> Result<Tensor> {
+    windows("max_pool2d", 0, x, kernel, stride, padding)
+}
+
+/// Mean of each window, per channel: `[n, h, w, c]` to `[n, ho, wo, c]`. The sum is divided by the pixels of the whole
+/// window with `count_include_pad`, else by those that lie in the image. Pairs are height, width.
+///
+/// # Errors
+/// As [`max_pool2d`].
+pub fn avg_pool2d(
+    x: &Tensor,
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    padding: [usize; 2],
+    count_include_pad: bool,
+) -> Result<Tensor> {
+    windows("avg_pool2d", if count_include_pad { 1 } else { 2 }, x, kernel, stride, padding)
+}
+
+/// Mean over height and width: `[n, h, w, c]` to `[n, c]`.
+///
+/// # Errors
+/// [`Error::Shape`] unless `x` has four axes and at least one pixel, [`Error::DType`] if it is not a float tensor.
+pub fn global_avg_pool(x: &Tensor) -> Result<Tensor> {
+    const OP: &str = "global_avg_pool";
+    let [n, h, w, c] = image(OP, x)?;
+    if h * w == 0 {
+        return Err(Error::shape(OP, format!("x {:?} has no pixel to average", x.shape())));
+    }
+    let x = x.contiguous()?;
+    let out = Tensor::empty(x.runtime(), &[n, c], x.dtype())?;
+    let params = GlobalAvgParams { n_out: out.len() as u32, h: h as u32, w: w as u32, c: c as u32 };
+    x.runtime()
+        .launch(&GLOBAL_AVG_PLAIN_FWD)
+        .types(&[x.dtype()])
+        .bind([x.binding(), out.binding()])
+        .params(&params)
+        .groups((out.len() as u64).div_ceil(WG_SIZE))
+        .cost(x.len() as u64, ((x.len() + out.len()) * x.dtype().bytes()) as u64)
+        .run()?;
+    Ok(out)
+}
+
+fn image(op: &'static str, x: &Tensor) -> Result<[usize; 4]> {
+    if !x.dtype().is_float() {
+        return Err(Error::dtype(op, format!("{} given, a float type wanted", x.dtype())));
+    }
+    <[usize; 4]>::try_from(x.shape())
+        .map_err(|_| Error::shape(op, format!("x {:?} given, [n, h, w, c] wanted", x.shape())))
+}
+
+fn windows(
+    op: &'static str,
+    code: u32,
+    x: &Tensor,
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    padding: [usize; 2],
+) -> Result<Tensor> {
+    let [n, h, w, c] = image(op, x)?;
+    let [ho, wo] = Conv2d { stride, padding, ..Conv2d::default() }.out_size_for(op, [h, w], kernel)?;
+    if (0..2).any(|axis| 2 * padding[axis] > kernel[axis]) {
+        let given = format!("padding {padding:?} given, at most half of the window {kernel:?}");
+        return Err(Error::argument(op, format!("{given} wanted, so that no window is empty")));
+    }
+    let x = x.contiguous()?;
+    let out = Tensor::empty(x.runtime(), &[n, ho, wo, c], x.dtype())?;
+    let pair = |[h, w]: [usize; 2]| h as u32 | (w as u32) << 16;
+    let params = PoolParams {
+        n_out: out.len() as u32,
+        h: h as u32,
+        w: w as u32,
+        c: c as u32,
+        ho: ho as u32,
+        wo: wo as u32,
+        kernel: pair(kernel),
+        stride: pair(stride),
+        padding: pair(padding),
+    };
+    x.runtime()
+        .launch(&POOL_PLAIN_FWD)
+        .types(&[x.dtype()])
+        .overrides(&[("OP", code)])
+        .bind([x.binding(), out.binding()])
+        .params(&params)
+        .groups((out.len() as u64).div_ceil(WG_SIZE))
+        .cost((out.len() * kernel[0] * kernel[1]) as u64, ((x.len() + out.len()) * x.dtype().bytes()) as u64)
+        .run()?;
+    Ok(out)
+}

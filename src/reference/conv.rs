@@ -1,0 +1,43 @@
+//! Convolution in f64.
+
+use super::Array;
+use crate::ops::conv::Conv2d;
+
+/// Images `[n, h, w, ci]` and weights `[kh, kw, ci / groups, co]` to `[n, ho, wo, co]`, bias `[co]`.
+///
+/// # Panics
+/// If the shapes do not go together.
+#[must_use]
+pub fn conv2d(x: &Array, w: &Array, bias: Option<&Array>, conv: &Conv2d) -> Array {
+    let (&[n, h, width, _], &[kh, kw, _, co]) = (x.shape.as_slice(), w.shape.as_slice()) else {
+        panic!("x {:?} and w {:?} need four axes", x.shape, w.shape);
+    };
+    let [ho, wo] = conv.out_size([h, width], [kh, kw]).unwrap_or_else(|error| panic!("{error}"));
+    Array::from_fn(&[n, ho, wo, co], |index| conv2d_at(x, w, bias, conv, index))
+}
+
+/// One element of [`conv2d`], at `[n, y, x, channel]`.
+///
+/// # Panics
+/// If the shapes do not go together.
+#[must_use]
+pub fn conv2d_at(x: &Array, w: &Array, bias: Option<&Array>, conv: &Conv2d, index: &[usize]) -> f64 {
+    let (n, y, left, o) = (index[0], index[1], index[2], index[3]);
+    let (ci_group, co_group) = (w.shape[2], w.shape[3] / conv.groups);
+    assert_eq!(ci_group * conv.groups, x.shape[3], "channels of x {:?} and w {:?}", x.shape, w.shape);
+    let mut sum = bias.map_or(0.0, |bias| bias.data[o]);
+    for r in 0..w.shape[0] {
+        for s in 0..w.shape[1] {
+            let row = (y * conv.stride[0] + r * conv.dilation[0]).checked_sub(conv.padding[0]);
+            let column = (left * conv.stride[1] + s * conv.dilation[1]).checked_sub(conv.padding[1]);
+            let (Some(row), Some(column)) = (row, column) else { continue };
+            if row >= x.shape[1] || column >= x.shape[2] {
+                continue;
+            }
+            for c in 0..ci_group {
+                sum += x.at(&[n, row, column, o / co_group * ci_group + c]) * w.at(&[r, s, c, o]);
+            }
+        }
+    }
+    sum
+}

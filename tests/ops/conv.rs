@@ -1,0 +1,210 @@
+use crate::support::compare::{Tolerance, compare};
+use crate::support::golden::{Golden, permuted};
+use crate::support::row::{Row, Shapes, download, row, rows, upload};
+use crate::support::{TestRuntime, runtime};
+use leanvision::ops::Act;
+use leanvision::ops::conv::{Conv2d, conv2d, conv2d_residual};
+use leanvision::reference::Array;
+use leanvision::reference::conv as reference;
+use leanvision::reference::elementwise::{act, map, zip};
+use leanvision::{DType, Error, Tensor};
+
+const SAME: Conv2d = Conv2d { stride: [1, 1], padding: [1, 1], dilation: [1, 1], groups: 1 };
+
+/// A row of x, w and bias. Sums of up to 600 products of numbers below 1: f32 keeps them to 600 half units of their
+/// size, 3e-5 of 1 at the very worst.
+fn conv(name: &'static str, cases: &'static [Shapes], conv: Conv2d) -> Row {
+    row(
+        name,
+        cases,
+        -1.0..1.0,
+        move |x| conv2d(&x[0], &x[1], x.get(2), &conv, Act::None),
+        move |x| reference::conv2d(&x[0], &x[1], x.get(2), &conv),
+    )
+    .tolerance(Tolerance { atol: 3e-5, rtol: 1e-4, allowed: 0 })
+    .f16(Tolerance::F16)
+}
+
+#[test]
+fn convolutions_match_the_reference() {
+    const DENSE: &[Shapes] = &[
+        &[&[2, 7, 6, 3], &[3, 3, 3, 4], &[4]],
+        &[&[1, 8, 8, 16], &[3, 3, 16, 16], &[16]],
+        &[&[3, 9, 13, 8], &[3, 3, 8, 20], &[20]],
+        &[&[1, 3, 67, 4], &[3, 3, 4, 8], &[8]],
+        &[&[2, 5, 5, 12], &[3, 3, 12, 36]],
+        &[&[1, 1, 1, 1], &[3, 3, 1, 1], &[1]],
+        &[&[1, 11, 7, 5], &[3, 3, 5, 7], &[7]],
+        &[&[0, 4, 4, 4], &[3, 3, 4, 8], &[8]],
+        &[&[2, 4, 4, 4], &[3, 3, 4, 0]],
+        &[&[2, 4, 4, 0], &[3, 3, 0, 5], &[5]],
+        &[&[1, 16, 16, 64], &[3, 3, 64, 64], &[64]],
+    ];
+    const STRIDED: &[Shapes] = &[
+        &[&[2, 9, 8, 3], &[7, 7, 3, 16]],
+        &[&[2, 16, 15, 16], &[3, 3, 16, 32], &[32]],
+        &[&[1, 9, 9, 4], &[5, 3, 4, 12], &[12]],
+        &[&[1, 20, 17, 1], &[5, 5, 1, 6]],
+    ];
+    const POINTWISE: &[Shapes] = &[
+        &[&[2, 5, 7, 16], &[1, 1, 16, 24], &[24]],
+        &[&[1, 4, 3, 5], &[1, 1, 5, 7], &[7]],
+        &[&[3, 8, 8, 32], &[1, 1, 32, 8]],
+    ];
+    const PATCH: &[Shapes] = &[&[&[2, 8, 12, 3], &[4, 4, 3, 20], &[20]], &[&[1, 9, 9, 4], &[4, 4, 4, 16]]];
+    let stride2 = Conv2d { stride: [2, 2], ..SAME };
+    rows([
+        conv("3x3", DENSE, SAME),
+        conv("valid", &DENSE[..5], Conv2d::default()),
+        conv("stride 2", DENSE, stride2),
+        conv("stem", STRIDED, Conv2d { stride: [2, 2], padding: [3, 3], ..Conv2d::default() }),
+        conv("uneven", STRIDED, Conv2d { stride: [1, 3], padding: [2, 3], ..Conv2d::default() }),
+        conv("dilated", STRIDED, Conv2d { stride: [2, 1], padding: [5, 4], dilation: [2, 2], groups: 1 }),
+        conv("1x1", POINTWISE, Conv2d::default()),
+        conv("1x1 stride 2", POINTWISE, Conv2d { stride: [2, 2], ..Conv2d::default() }),
+        conv("1x1 padded", POINTWISE, SAME),
+        conv("patch", PATCH, Conv2d { stride: [4, 4], ..Conv2d::default() }),
+    ]);
+}
+
+#[test]
+fn groups_match_the_reference() {
+    const HALVES: &[Shapes] = &[
+        &[&[2, 5, 4, 6], &[3, 3, 3, 4], &[4]],
+        &[&[1, 9, 10, 16], &[3, 3, 8, 32], &[32]],
+        &[&[2, 7, 7, 8], &[3, 3, 4, 24]],
+    ];
+    const DEPTHWISE: &[Shapes] = &[
+        &[&[2, 6, 6, 12], &[3, 3, 1, 12], &[12]],
+        &[&[1, 9, 17, 12], &[3, 3, 1, 12]],
+        &[&[1, 8, 7, 12], &[5, 5, 1, 12], &[12]],
+        &[&[1, 8, 7, 12], &[3, 3, 1, 24], &[24]],
+    ];
+    const ODD: &[Shapes] = &[&[&[2, 6, 6, 5], &[3, 3, 1, 5], &[5]], &[&[1, 5, 5, 5], &[3, 3, 1, 10], &[10]]];
+    let depthwise = Conv2d { groups: 12, ..SAME };
+    rows([
+        conv("2 groups", HALVES, Conv2d { groups: 2, ..SAME }),
+        conv("2 groups stride 2", HALVES, Conv2d { groups: 2, stride: [2, 2], ..SAME }),
+        conv("depthwise", DEPTHWISE, depthwise),
+        conv("depthwise stride 2", DEPTHWISE, Conv2d { stride: [2, 2], ..depthwise }),
+        conv("depthwise dilated", DEPTHWISE, Conv2d { dilation: [2, 1], padding: [2, 2], ..depthwise }),
+        conv("depthwise of 5", ODD, Conv2d { groups: 5, ..SAME }),
+    ]);
+}
+
+#[test]
+fn bias_residual_and_activation_are_fused() {
+    const CASES: &[Shapes] = &[
+        &[&[1, 6, 5, 8], &[3, 3, 8, 12], &[12], &[1, 6, 5, 12]],
+        &[&[2, 3, 3, 3], &[3, 3, 3, 5], &[5], &[2, 3, 3, 5]],
+    ];
+    let acts = [Act::None, Act::Relu, Act::Relu6, Act::Gelu, Act::GeluTanh, Act::Silu, Act::Sigmoid, Act::Tanh];
+    let with_bias = acts.map(|kind| {
+        row(
+            "residual and bias",
+            CASES,
+            -1.0..1.0,
+            move |x| conv2d_residual(&x[0], &x[1], Some(&x[2]), &x[3], &SAME, kind),
+            move |x| zip(&reference::conv2d(&x[0], &x[1], Some(&x[2]), &SAME), &x[3], |a, b| act(kind, a + b)),
+        )
+        .f16(Tolerance { atol: 1e-3, ..Tolerance::F16 })
+    });
+    rows(with_bias);
+    rows([
+        row(
+            "residual",
+            CASES,
+            -1.0..1.0,
+            |x| conv2d_residual(&x[0], &x[1], None, &x[3], &SAME, Act::Relu),
+            |x| zip(&reference::conv2d(&x[0], &x[1], None, &SAME), &x[3], |a, b| (a + b).max(0.0)),
+        ),
+        row(
+            "activation",
+            CASES,
+            -1.0..1.0,
+            |x| conv2d(&x[0], &x[1], None, &SAME, Act::Hardswish),
+            |x| map(&reference::conv2d(&x[0], &x[1], None, &SAME), |v| act(Act::Hardswish, v)),
+        ),
+    ]);
+}
+
+#[test]
+fn convolutions_past_65535_groups_are_folded() {
+    const CASES: &[Shapes] = &[&[&[1, 1030, 1021, 4], &[1, 2, 4, 8], &[8]]];
+    rows([conv("large", CASES, Conv2d::default())]);
+}
+
+#[test]
+fn padding_never_meets_infinities_of_the_border() {
+    // Positions outside the image count as zero even where clamping would read an infinity or a NaN.
+    const CASES: &[Shapes] = &[&[&[1, 5, 9, 4], &[3, 3, 4, 8]], &[&[1, 5, 9, 3], &[3, 3, 3, 5]]];
+    rows([conv("special", CASES, SAME).special(&[f64::INFINITY, f64::NAN])]);
+}
+
+#[test]
+fn convolutions_match_pytorch() {
+    let Some(runtime) = runtime() else { return };
+    for case in Golden::open().cases("conv2d") {
+        let conv = Conv2d {
+            stride: case.pair("stride", 1),
+            padding: case.pair("padding", 0),
+            dilation: case.pair("dilation", 1),
+            groups: case.pair("groups", 1)[0],
+        };
+        let on = |array: &Array| upload(&runtime, array, DType::F32).unwrap();
+        let (x, w) = (permuted(&case.need("x"), &[0, 2, 3, 1]), permuted(&case.need("w"), &[2, 3, 1, 0]));
+        let bias = case.tensor("b").map(|b| on(&b));
+        let out = conv2d(&on(&x), &on(&w), bias.as_ref(), &conv, Act::None).unwrap();
+        let want = permuted(&case.need("out"), &[0, 2, 3, 1]);
+        assert_eq!(out.shape(), want.shape, "{}", case.name);
+        let outcome = compare(&download(&out).unwrap(), &want.data, Tolerance::F32);
+        outcome.unwrap_or_else(|message| panic!("{}: {message}", case.name));
+    }
+}
+
+#[test]
+fn wrong_convolutions_are_named() {
+    let Some(runtime) = runtime() else { return };
+    let zeros = |runtime: &TestRuntime, shape: &[usize]| Tensor::zeros(runtime, shape, DType::F32).unwrap();
+    let (x, w) = (zeros(&runtime, &[1, 4, 4, 6]), zeros(&runtime, &[3, 3, 6, 8]));
+    let fails = |x: &Tensor, w: &Tensor, bias: Option<&Tensor>, conv: Conv2d| -> String {
+        let error = conv2d(x, w, bias, &conv, Act::None).unwrap_err();
+        assert!(error.is_bad_input(), "{error}");
+        error.to_string()
+    };
+    let plain = Conv2d::default();
+    let given = [
+        (fails(&x, &w, None, Conv2d { stride: [0, 1], ..plain }), "conv2d: stride [0, 1] given, at least 1 wanted"),
+        (fails(&x, &w, None, Conv2d { dilation: [1, 0], ..plain }), "conv2d: dilation [1, 0] given, at least 1 wanted"),
+        (fails(&x, &w, None, Conv2d { groups: 0, ..plain }), "conv2d: 0 groups do not divide 6 channels in, 8 out"),
+        (fails(&x, &w, None, Conv2d { groups: 4, ..plain }), "conv2d: 4 groups do not divide 6 channels in, 8 out"),
+        (fails(&x, &w, None, Conv2d { groups: 3, ..plain }), "conv2d: 3 groups do not divide 6 channels in, 8 out"),
+        (
+            fails(&x, &w, None, Conv2d { groups: 2, ..plain }),
+            "conv2d: x [1, 4, 4, 6] has 6 channels and w [3, 3, 6, 8] takes 6 in each of 2 groups",
+        ),
+        (
+            fails(&x, &zeros(&runtime, &[5, 3, 6, 8]), None, plain),
+            "conv2d: the window is 5 pixels high, the padded image only 4",
+        ),
+        (
+            fails(&x, &w, None, Conv2d { dilation: [1, 2], ..plain }),
+            "conv2d: the window is 5 pixels wide, the padded image only 4",
+        ),
+        (fails(&x, &zeros(&runtime, &[0, 3, 6, 8]), None, plain), "conv2d: kernel [0, 3] given, at least 1 wanted"),
+        (fails(&x, &w, Some(&zeros(&runtime, &[6])), plain), "conv2d: bias [6] given, [8] wanted"),
+        (
+            fails(&x, &zeros(&runtime, &[3, 6, 8]), None, plain),
+            "conv2d: x [1, 4, 4, 6] and w [3, 6, 8] given; x [n, h, w, ci] and w [kh, kw, ci / groups, co] wanted",
+        ),
+    ];
+    for (got, want) in given {
+        assert_eq!(got, want);
+    }
+    assert!(fails(&x, &w, None, Conv2d { padding: [70_000, 0], ..plain }).ends_with("passes 65535"));
+    let residual = zeros(&runtime, &[1, 4, 4, 8]);
+    let error = conv2d_residual(&x, &w, None, &residual, &plain, Act::Relu).unwrap_err();
+    assert_eq!(error.to_string(), "conv2d_residual: residual [1, 4, 4, 8] given, [1, 2, 2, 8] wanted");
+    let whole = Tensor::zeros(&runtime, &[3, 3, 6, 8], DType::U32).unwrap();
+    assert!(matches!(conv2d(&x, &whole, None, &plain, Act::None), Err(Error::DType { .. })));
+}
