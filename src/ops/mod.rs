@@ -3,6 +3,7 @@
 //! Images are `[n, h, w, c]`, token sequences packed `[T, d]`; see [`crate::tensor::Offsets`].
 
 pub(crate) mod act;
+pub mod attention;
 pub mod conv;
 pub mod elementwise;
 pub mod matmul;
@@ -15,6 +16,7 @@ use crate::runtime::Kernel;
 /// Every kernel of every family.
 #[must_use]
 pub fn kernels() -> Vec<&'static Kernel> {
-    let families: &[&'static [Kernel]] = &[conv::KERNELS, elementwise::KERNELS, matmul::KERNELS, pool::KERNELS];
+    let families: &[&'static [Kernel]] =
+        &[attention::KERNELS, conv::KERNELS, elementwise::KERNELS, matmul::KERNELS, pool::KERNELS];
     families.iter().copied().flatten().collect()
 }

@@ -3,6 +3,7 @@
 //! They serve the tests, the check that each benchmark row passes before it is timed, and anyone who writes a kernel of
 //! their own.
 
+pub mod attention;
 pub mod conv;
 pub mod elementwise;
 pub mod matmul;

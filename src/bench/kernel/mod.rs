@@ -1,5 +1,6 @@
 //! The cases of each op family, one file per family.
 
+mod attention;
 mod elementwise;
 
 use super::{Case, Level};
@@ -9,7 +10,7 @@ use crate::{Error, Result};
 type Build = fn(&Runtime, Level) -> Result<Vec<Case>>;
 
 /// Every family with its cases.
-const FAMILIES: &[(&str, Build)] = &[("elementwise", elementwise::cases)];
+const FAMILIES: &[(&str, Build)] = &[("attention", attention::cases), ("elementwise", elementwise::cases)];
 
 /// Names of the families that have cases.
 #[must_use]

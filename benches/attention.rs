@@ -1,0 +1,5 @@
+//! Attention.
+
+fn main() -> leanvision::Result<()> {
+    leanvision::bench::family_main("attention")
+}
