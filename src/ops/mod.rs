@@ -8,6 +8,7 @@ pub mod conv;
 pub mod elementwise;
 pub mod matmul;
 pub mod pool;
+pub mod random;
 
 pub use act::Act;
 
@@ -17,6 +18,6 @@ use crate::runtime::Kernel;
 #[must_use]
 pub fn kernels() -> Vec<&'static Kernel> {
     let families: &[&'static [Kernel]] =
-        &[attention::KERNELS, conv::KERNELS, elementwise::KERNELS, matmul::KERNELS, pool::KERNELS];
+        &[attention::KERNELS, conv::KERNELS, elementwise::KERNELS, matmul::KERNELS, pool::KERNELS, random::KERNELS];
     families.iter().copied().flatten().collect()
 }

@@ -8,6 +8,7 @@ pub mod conv;
 pub mod elementwise;
 pub mod matmul;
 pub mod pool;
+pub mod random;
 
 /// A row-major array of f64 on the host.
 #[derive(Debug, Clone, PartialEq)]

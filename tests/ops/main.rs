@@ -10,4 +10,5 @@ mod conv;
 mod elementwise;
 mod matmul;
 mod pool;
+mod random;
 mod runtime;

@@ -2,6 +2,7 @@
 
 mod attention;
 mod elementwise;
+mod random;
 
 use super::{Case, Level};
 use crate::runtime::Runtime;
@@ -10,7 +11,8 @@ use crate::{Error, Result};
 type Build = fn(&Runtime, Level) -> Result<Vec<Case>>;
 
 /// Every family with its cases.
-const FAMILIES: &[(&str, Build)] = &[("attention", attention::cases), ("elementwise", elementwise::cases)];
+const FAMILIES: &[(&str, Build)] =
+    &[("attention", attention::cases), ("elementwise", elementwise::cases), ("random", random::cases)];
 
 /// Names of the families that have cases.
 #[must_use]

@@ -1,0 +1,5 @@
+//! Random tensors.
+
+fn main() -> leanvision::Result<()> {
+    leanvision::bench::family_main("random")
+}
