@@ -6,6 +6,7 @@ pub(crate) mod act;
 pub mod attention;
 pub mod conv;
 pub mod elementwise;
+pub mod gather;
 pub mod matmul;
 pub mod pool;
 pub mod random;
@@ -17,7 +18,14 @@ use crate::runtime::Kernel;
 /// Every kernel of every family.
 #[must_use]
 pub fn kernels() -> Vec<&'static Kernel> {
-    let families: &[&'static [Kernel]] =
-        &[attention::KERNELS, conv::KERNELS, elementwise::KERNELS, matmul::KERNELS, pool::KERNELS, random::KERNELS];
+    let families: &[&'static [Kernel]] = &[
+        attention::KERNELS,
+        conv::KERNELS,
+        elementwise::KERNELS,
+        gather::KERNELS,
+        matmul::KERNELS,
+        pool::KERNELS,
+        random::KERNELS,
+    ];
     families.iter().copied().flatten().collect()
 }

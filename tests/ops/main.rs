@@ -8,6 +8,7 @@ mod support;
 mod attention;
 mod conv;
 mod elementwise;
+mod gather;
 mod matmul;
 mod pool;
 mod random;

@@ -2,6 +2,7 @@
 
 mod attention;
 mod elementwise;
+mod gather;
 mod random;
 
 use super::{Case, Level};
@@ -11,8 +12,12 @@ use crate::{Error, Result};
 type Build = fn(&Runtime, Level) -> Result<Vec<Case>>;
 
 /// Every family with its cases.
-const FAMILIES: &[(&str, Build)] =
-    &[("attention", attention::cases), ("elementwise", elementwise::cases), ("random", random::cases)];
+const FAMILIES: &[(&str, Build)] = &[
+    ("attention", attention::cases),
+    ("elementwise", elementwise::cases),
+    ("gather", gather::cases),
+    ("random", random::cases),
+];
 
 /// Names of the families that have cases.
 #[must_use]
