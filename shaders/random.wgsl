@@ -36,6 +36,34 @@ fn bernoulli_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
     }
 }
 
+// Shuffling sorts the indices by 64 bits: word 2 j for the high half and word 2 j + 1 for the low half of element j.
+@compute @workgroup_size(WG_SIZE)
+fn low_words_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+                 @builtin(local_invocation_index) local: u32) {
+    let i = thread_id(group, n_groups, local, WG_SIZE);
+    if i < random_params.n_vec4 {
+        bits_out[i] = vec4<u32>(words_of(2u * i).yw, words_of(2u * i + 1u).yw);
+    }
+}
+
+@group(0) @binding(0) var<storage, read> high_words_order: array<vec4<u32>>;
+@group(0) @binding(1) var<storage, read_write> high_words_out: array<vec4<u32>>;
+
+fn high_word(j: u32) -> u32 {
+    let words = words_of(j / 2u);
+    return select(words.x, words.z, j % 2u == 1u);
+}
+
+@compute @workgroup_size(WG_SIZE)
+fn high_words_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+                  @builtin(local_invocation_index) local: u32) {
+    let i = thread_id(group, n_groups, local, WG_SIZE);
+    if i < random_params.n_vec4 {
+        let j = high_words_order[i];
+        high_words_out[i] = vec4<u32>(high_word(j.x), high_word(j.y), high_word(j.z), high_word(j.w));
+    }
+}
+
 @group(0) @binding(0) var<storage, read_write> random_out: array<vec4<f32>>;
 
 // shift + scale u, at most `top`, since the sum may round up to the open end of the interval.

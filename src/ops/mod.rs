@@ -10,6 +10,7 @@ pub mod gather;
 pub mod matmul;
 pub mod pool;
 pub mod random;
+pub mod sort;
 
 pub use act::Act;
 
@@ -22,10 +23,17 @@ pub fn kernels() -> Vec<&'static Kernel> {
         attention::KERNELS,
         conv::KERNELS,
         elementwise::KERNELS,
+<<<<<<< HEAD
         gather::KERNELS,
         matmul::KERNELS,
         pool::KERNELS,
         random::KERNELS,
+=======
+        matmul::KERNELS,
+        pool::KERNELS,
+        random::KERNELS,
+        sort::KERNELS,
+>>>>>>> c60eeae (sort: scans, compaction, stable radix sort; permutation)
     ];
     families.iter().copied().flatten().collect()
 }

@@ -1,4 +1,4 @@
-//! Random tensors: bits, uniform, normal, Bernoulli, and the generator itself.
+//! Random tensors: bits, uniform, normal, Bernoulli, permutations, and the generator itself.
 //!
 //! Every element is a pure function of its [`Key`] and its index, in the layout of [`crate::philox`]: element `i` comes from
 //! word `i` of the key's stream. Words, Bernoulli draws and uniform draws of `0..1` are equal bit for bit on every adapter
@@ -39,10 +39,13 @@ const BITS_FWD: Kernel = kernel("bits_fwd", &[Write]);
 const BERNOULLI_FWD: Kernel = kernel("bernoulli_fwd", &[Write]);
 const UNIFORM_FWD: Kernel = kernel("uniform_fwd", &[Write]);
 const NORMAL_FWD: Kernel = kernel("normal_fwd", &[Write]);
+const LOW_WORDS_FWD: Kernel = kernel("low_words_fwd", &[Write]);
+const HIGH_WORDS_FWD: Kernel = kernel("high_words_fwd", &[Read, Write]);
 const PHILOX_FWD: Kernel = kernel("philox_fwd", &[Read, Write]);
 
 /// The kernels of this family.
-pub const KERNELS: &[Kernel] = &[BITS_FWD, BERNOULLI_FWD, UNIFORM_FWD, NORMAL_FWD, PHILOX_FWD];
+pub const KERNELS: &[Kernel] =
+    &[BITS_FWD, BERNOULLI_FWD, UNIFORM_FWD, NORMAL_FWD, LOW_WORDS_FWD, HIGH_WORDS_FWD, PHILOX_FWD];
 
 /// Who draws: two keys that differ anywhere give unrelated numbers, equal keys the same ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -139,6 +142,28 @@ pub fn bernoulli(runtime: &Runtime, shape: &[usize], p: f32, key: Key) -> Result
     let bound = (f64::from(p) * f64::from(1 << 24)).ceil() as u32;
     let params = RandomParams { bound, ..key.params(count(shape)) };
     draw(runtime, shape, DType::U32, &BERNOULLI_FWD, &params)
+}
+
+/// The whole numbers below `n` in random order: u32 `[n]`, every order equally likely but for ties of 64 bits, which
+/// `n^2 / 2^65` of the draws have.
+///
+/// They are sorted by 64 bits each, words `2 i` and `2 i + 1` of the key, the first of them the high half.
+///
+/// # Errors
+/// As [`Tensor::from_slice`].
+pub fn permutation(runtime: &Runtime, n: usize, key: Key) -> Result<Tensor> {
+    let params = key.params(n);
+    let low = draw(runtime, &[n], DType::U32, &LOW_WORDS_FWD, &params)?;
+    let order = super::sort::argsort(&low, false)?;
+    let high = Tensor::empty(runtime, &[n], DType::U32)?;
+    runtime
+        .launch(&HIGH_WORDS_FWD)
+        .bind([order.binding(), high.binding()])
+        .params(&params)
+        .groups(u64::from(params.n_vec4).div_ceil(WG_SIZE))
+        .cost(0, 8 * n as u64)
+        .run()?;
+    Ok(super::sort::sort_pairs(&high, &order, 32)?.1)
 }
 
 /// The generator on counters of one's own: u32 `[n, 4]` to u32 `[n, 4]`, Philox4x32-10 under the key `seed`.

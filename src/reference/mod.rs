@@ -10,6 +10,7 @@ pub mod gather;
 pub mod matmul;
 pub mod pool;
 pub mod random;
+pub mod sort;
 
 /// A row-major array of f64 on the host.
 #[derive(Debug, Clone, PartialEq)]

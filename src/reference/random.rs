@@ -36,6 +36,15 @@ pub fn normal(shape: &[usize], mean: f64, std: f64, key: Key) -> Array {
     Array::new(shape, data)
 }
 
+/// The numbers below `n` sorted by 64 bits each: words `2 i` (high) and `2 i + 1` (low).
+#[must_use]
+pub fn permutation(n: usize, key: Key) -> Vec<u32> {
+    let words = bits(2 * n, key);
+    let mut order: Vec<u32> = (0..n as u32).collect();
+    order.sort_by_key(|&i| (words[2 * i as usize], words[2 * i as usize + 1]));
+    order
+}
+
 /// 1 with probability `p`, else 0.
 #[must_use]
 pub fn bernoulli(shape: &[usize], p: f64, key: Key) -> Array {

@@ -13,3 +13,4 @@ mod matmul;
 mod pool;
 mod random;
 mod runtime;
+mod sort;

@@ -38,6 +38,19 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
         move || random::normal(&rt, &[n], 0.0, 1.0, KEY),
         move |out| Ok(largest(&out.to_vec()?, &reference::normal(&[CHECKED], 0.0, 1.0, KEY).data)),
     );
+    let (rt, m) = (runtime.clone(), 1 << 16);
+    let permutation = Case::new(
+        "random/permutation",
+        format!("{m}"),
+        move || random::permutation(&rt, m, KEY),
+        move |out| {
+            let want = reference::permutation(m, KEY);
+            Ok(out.to_vec::<u32>()?.iter().zip(&want).filter(|(g, w)| g != w).count() as f64)
+        },
+    )
+    .cost(0, 8 * m as u64)
+    .dtype(DType::U32)
+    .tolerance(0.0);
     let cost = |case: Case, tolerance| case.cost(0, 4 * n as u64).tolerance(tolerance);
-    Ok(vec![cost(bits, 0.0).dtype(DType::U32), cost(uniform, 0.0), cost(normal, 1e-5)])
+    Ok(vec![cost(bits, 0.0).dtype(DType::U32), cost(uniform, 0.0), cost(normal, 1e-5), permutation])
 }

@@ -1,0 +1,5 @@
+//! Prefix sums and sorting.
+
+fn main() -> leanvision::Result<()> {
+    leanvision::bench::family_main("sort")
+}
