@@ -23,17 +23,11 @@ pub fn kernels() -> Vec<&'static Kernel> {
         attention::KERNELS,
         conv::KERNELS,
         elementwise::KERNELS,
-<<<<<<< HEAD
         gather::KERNELS,
         matmul::KERNELS,
         pool::KERNELS,
         random::KERNELS,
-=======
-        matmul::KERNELS,
-        pool::KERNELS,
-        random::KERNELS,
         sort::KERNELS,
->>>>>>> c60eeae (sort: scans, compaction, stable radix sort; permutation)
     ];
     families.iter().copied().flatten().collect()
 }

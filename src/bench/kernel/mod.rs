@@ -16,13 +16,9 @@ type Build = fn(&Runtime, Level) -> Result<Vec<Case>>;
 const FAMILIES: &[(&str, Build)] = &[
     ("attention", attention::cases),
     ("elementwise", elementwise::cases),
-<<<<<<< HEAD
     ("gather", gather::cases),
     ("random", random::cases),
-=======
-    ("random", random::cases),
     ("sort", sort::cases),
->>>>>>> c60eeae (sort: scans, compaction, stable radix sort; permutation)
 ];
 
 /// Names of the families that have cases.
