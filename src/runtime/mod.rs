@@ -97,11 +97,7 @@ impl Runtime {
         let (device, queue) = device::open(&adapter, options.default_limits)?;
         let lost = Arc::new(Mutex::new(None));
         let state = Arc::clone(&lost);
-        device.set_device_lost_callback(move |reason, message| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                note(&state, &message);
-            }
-        });
+        device.set_device_lost_callback(move |_, message| note(&state, &message));
         let state = Arc::clone(&lost);
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| note(&state, &error.to_string())));
         Ok(Self::assemble(&adapter.get_info(), device, queue, options, lost))

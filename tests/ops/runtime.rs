@@ -180,6 +180,19 @@ fn threads_share_one_runtime() {
 }
 
 #[test]
+fn a_lost_device_says_so_from_then_on() {
+    let Some(runtime) = plain() else { return };
+    let x = Tensor::full(&runtime, &[5], 2.0, DType::F32).unwrap();
+    // What a driver's reset does to a device, `destroy` does on demand.
+    runtime.device().destroy();
+    let error = e::square(&x).and_then(|y| y.to_vec::<f32>()).unwrap_err();
+    assert!(matches!(error, Error::DeviceLost(_)) && !error.is_bad_input(), "{error}");
+    assert!(error.to_string().contains(&runtime.profile().name), "{error}");
+    assert!(matches!(Tensor::zeros(&runtime, &[4], DType::F32), Err(Error::DeviceLost(_))));
+    assert!(matches!(runtime.sync(), Err(Error::DeviceLost(_))));
+}
+
+#[test]
 fn an_unknown_adapter_says_what_was_looked_for_and_found() {
     let choice: DeviceChoice = "vulkan:no such adapter".parse().unwrap();
     let error = Runtime::new(&choice).unwrap_err();
