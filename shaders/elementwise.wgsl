@@ -3,7 +3,7 @@
 //   binary   out_i = act(f(a_i, b_i)), operands broadcast
 //   compare  out_i = a_i < b_i ? 1 : 0 and its kin
 //   where    out_i = c_i != 0 ? a_i : b_i
-//   copy     out_i = Dst(x at its strides), casts included
+//   copy     out_i = Dst(x at its strides)
 override WG_SIZE: u32 = 64u;
 override OP: u32 = 0u;
 override ACT: u32 = 0u;
@@ -23,7 +23,7 @@ fn fill_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_
     }
 }
 
-// ---- copy: any strides, any cast between 2- and 4-byte types ----
+// ---- copy: any strides, any cast between 2- and 4-byte types; copies without a cast are gather/rows ----
 struct CopyParams {
     n: u32, offset: u32,
     size_1: u32, size_2: u32, size_3: u32, size_4: u32, size_5: u32,
@@ -73,28 +73,6 @@ fn cast_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_
 }
 
 // ---- bytes: four to a word; one invocation per word ----
-// Any strides, bytes to bytes.
-@group(0) @binding(0) var<storage, read> copy_bytes_x: array<u32>;
-@group(0) @binding(1) var<storage, read_write> copy_bytes_out: array<u32>;
-
-@compute @workgroup_size(WG_SIZE)
-fn copy_bytes_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
-                  @builtin(local_invocation_index) local: u32) {
-    let word = thread_id(group, n_groups, local, WG_SIZE);
-    if word * 4u >= copy_params.n {
-        return;
-    }
-    var bytes = 0u;
-    for (var j = 0u; j < 4u; j++) {
-        let i = word * 4u + j;
-        if i < copy_params.n {
-            let at = copy_index(i);
-            bytes |= ((copy_bytes_x[at / 4u] >> (8u * (at % 4u))) & 0xffu) << (8u * j);
-        }
-    }
-    copy_bytes_out[word] = bytes;
-}
-
 // Bytes to numbers: the value 0..255, scaled and shifted per channel, out = byte * scale[c] + shift[c].
 struct BytesParams { n_words: u32, n_channels: u32 }
 @group(0) @binding(0) var<storage, read> bytes_x: array<u32>;

@@ -103,8 +103,6 @@ const COPY_FWD: Kernel =
     kernel("copy_fwd", &[Read, Write]).params::<CopyParams>().types(ALIASES, &[PLAIN, NUMBERS, NUMBERS]);
 const CAST_FWD: Kernel =
     kernel("cast_fwd", &[Read, Write]).params::<CastParams>().types(ALIASES, &[PLAIN, NUMBERS, NUMBERS]);
-const COPY_BYTES_FWD: Kernel =
-    kernel("copy_bytes_fwd", &[Read, Write]).params::<CopyParams>().types(ALIASES, &[PLAIN, PLAIN, PLAIN]);
 const BYTES_FWD: Kernel =
     kernel("bytes_fwd", &[Read, Read, Read, Write]).params::<BytesParams>().types(ALIASES, &[NUMBERS, PLAIN, PLAIN]);
 const TO_BYTES_FWD: Kernel =
@@ -142,7 +140,6 @@ pub const KERNELS: &[Kernel] = &[
     FILL_FWD,
     COPY_FWD,
     CAST_FWD,
-    COPY_BYTES_FWD,
     BYTES_FWD,
     TO_BYTES_FWD,
     UNARY_FWD,
@@ -255,25 +252,27 @@ impl Tensor {
     }
 }
 
-/// Strided copy with a cast; bytes only to bytes.
+/// Strided copy, with a cast between 2- and 4-byte types where `dtype` is another.
 fn copy(x: &Tensor, dtype: DType) -> Result<Tensor> {
+    const OP: &str = "copy";
+    if dtype == x.dtype() {
+        return super::gather::reordered(OP, x, &[]);
+    }
     let out = Tensor::empty(x.runtime(), x.shape(), dtype)?;
     let (sizes, strides) = collapse(x.shape(), &[x.strides()]);
     if sizes.len() > 6 {
-        return Err(Error::shape("copy", format!("{:?} has more than six axes that do not merge", x.shape())));
+        return Err(Error::shape(OP, format!("{:?} has more than six axes that do not merge", x.shape())));
     }
     let (binding, offset) = x.binding_from();
     let n = x.len();
     let params =
         CopyParams { n: n as u32, offset, sizes: inner::<6, 5>(aligned(&sizes, 1)), strides: aligned(&strides[0], 0) };
-    let (kernel, n_threads) = if dtype == DType::U8 { (&COPY_BYTES_FWD, n.div_ceil(4)) } else { (&COPY_FWD, n) };
-    let types = if dtype == DType::U8 { [DType::F32; 3] } else { [DType::F32, x.dtype(), dtype] };
     x.runtime()
-        .launch(kernel)
-        .types(&types)
+        .launch(&COPY_FWD)
+        .types(&[DType::F32, x.dtype(), dtype])
         .bind([binding, out.binding()])
         .params(&params)
-        .groups(groups(n_threads))
+        .groups(groups(n))
         .cost(0, size(n, x.dtype()) + size(n, dtype))
         .run()?;
     Ok(out)

@@ -441,10 +441,14 @@ fn join(op: &'static str, xs: &[&Tensor], axis: usize) -> Result<Tensor> {
 /// # Errors
 /// [`Error::Shape`] if there is no such axis, or past six axes that do not merge.
 pub fn flip(x: &Tensor, axes: &[usize]) -> Result<Tensor> {
-    const OP: &str = "flip";
     for &axis in axes {
-        check_axis(OP, x, axis)?;
+        check_axis("flip", x, axis)?;
     }
+    reordered("flip", x, axes)
+}
+
+/// A row-major copy of `x` with the order of these axes reversed.
+pub(super) fn reordered(op: &'static str, x: &Tensor, axes: &[usize]) -> Result<Tensor> {
     let out = Tensor::empty(x.runtime(), x.shape(), x.dtype())?;
     if x.is_empty() {
         return Ok(out);
@@ -466,7 +470,7 @@ pub fn flip(x: &Tensor, axes: &[usize]) -> Result<Tensor> {
         axis = end;
     }
     if sizes.len() > 6 {
-        return Err(Error::shape(OP, format!("{:?} has more than six axes that do not merge", x.shape())));
+        return Err(Error::shape(op, format!("{:?} has more than six axes that do not merge", x.shape())));
     }
     let (n_inner, stride_inner) = (sizes.pop().unwrap_or(1), strides.pop().unwrap_or(1));
     Rows { binding, dtype: x.dtype(), offset, sizes, strides, n_inner, stride_inner }.copy(&out, 0, n_inner)?;

@@ -84,6 +84,29 @@ fn full(runtime: &Runtime) -> Result<Vec<Case>> {
         .cost(0, bytes)
         .tolerance(0.0),
     );
+    // Heads before tokens, and channels before pixels.
+    for (shape, axes) in [([8, 197, 12, 64], [0, 2, 1, 3]), ([8, 56, 56, 64], [0, 3, 1, 2])] {
+        let (x, want) = noise(runtime, &shape, 5)?;
+        let bytes = 8 * x.len() as u64;
+        cases.push(
+            Case::new(
+                "gather/permute",
+                format!("{shape:?} {axes:?}").replace(", ", "x").replace(['[', ']'], ""),
+                move || x.permute(&axes)?.contiguous(),
+                move |out| {
+                    spot(out, |i| {
+                        let mut own = [0; 4];
+                        for (axis, i) in axes.iter().zip(i) {
+                            own[*axis] = *i;
+                        }
+                        want.at(&own)
+                    })
+                },
+            )
+            .cost(0, bytes)
+            .tolerance(0.0),
+        );
+    }
     for c in [3, 64] {
         let (x, want) = noise(runtime, &[8, 112, 112, c], 4)?;
         let n = x.len();
