@@ -6,8 +6,9 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 /// Poison of fresh memory in guarded runtimes: a quiet NaN as f32.
 pub(crate) const POISON: u32 = 0x7FFA_DBAD;
@@ -42,7 +43,7 @@ impl Drop for Buffer {
             return; // A host's buffer.
         }
         let free = Free { raw: self.raw.clone(), id: self.id, last_batch: self.last_batch.load(Ordering::Relaxed) };
-        inner.pool.lock().unwrap_or_else(std::sync::PoisonError::into_inner).put(self.class_bytes, free);
+        inner.pool.lock().unwrap_or_else(PoisonError::into_inner).put(self.class_bytes, free);
     }
 }
 
@@ -123,8 +124,8 @@ impl Runtime {
         Ok(())
     }
 
-    fn pool(&self) -> std::sync::MutexGuard<'_, Pool> {
-        self.0.pool.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.0.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A block of at least `bytes` bytes with unspecified content.
@@ -309,26 +310,21 @@ impl Readback {
     /// [`Error::DeviceLost`] or [`Error::Device`] if the device failed on the way.
     pub fn wait(self) -> Result<Vec<u8>> {
         self.runtime.0.wait_idle()?;
-        match self.state() {
-            Poll::Ready(result) => result,
-            Poll::Pending => Err(Error::Device("the device is idle but a read-back never came".into())),
-        }
+        // Another thread's poll may have taken the news along and be about to tell it.
+        let mapped = self.rx().recv_timeout(Duration::from_secs(30));
+        self.finish(mapped.unwrap_or(false))
     }
 
-    fn state(&self) -> Poll<Result<Vec<u8>>> {
-        let rx = self.rx.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match rx.try_recv() {
-            Err(mpsc::TryRecvError::Empty) => Poll::Pending,
-            Ok(true) => Poll::Ready(self.copy_out()),
-            Ok(false) | Err(mpsc::TryRecvError::Disconnected) => {
-                self.runtime.0.check_lost()?;
-                Poll::Ready(Err(Error::Device("a read-back failed".into())))
-            }
-        }
+    fn rx(&self) -> MutexGuard<'_, mpsc::Receiver<bool>> {
+        self.rx.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn finish(&self, mapped: bool) -> Result<Vec<u8>> {
+        self.runtime.0.check_lost()?;
+        if mapped { self.copy_out() } else { Err(Error::Device("a read-back failed".into())) }
     }
 
     fn copy_out(&self) -> Result<Vec<u8>> {
-        self.runtime.0.check_lost()?;
         let view = self.staging.get_mapped_range(..).map_err(|e| Error::Device(format!("a read-back failed: {e}")))?;
         Ok(view[..self.bytes as usize].to_vec())
     }
@@ -339,12 +335,13 @@ impl Future for Readback {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.runtime.0.poll_once();
-        let state = self.state();
-        if state.is_pending() {
+        let news = self.rx().try_recv();
+        if news == Err(mpsc::TryRecvError::Empty) {
             // Native back ends only make progress when polled, so ask to be polled again.
             context.waker().wake_by_ref();
+            return Poll::Pending;
         }
-        state
+        Poll::Ready(self.finish(news == Ok(true)))
     }
 }
 
