@@ -4,7 +4,7 @@
 use super::act::{ACT, Act};
 use crate::runtime::{
     Bind::{Read, Write},
-    Common, INDEX, Kernel,
+    Common, DeviceProfile, INDEX, Kernel, Need,
 };
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -15,6 +15,9 @@ const FLOATS: &[DType] = &[DType::F32, DType::F16];
 const BIAS: u32 = 1;
 const RESIDUAL: u32 = 2;
 const WG_SIZE: u64 = 64;
+/// Pixels, and channels at most, that one invocation computes where it computes several.
+const TILE: usize = 8;
+const BLOCK: usize = 16;
 
 /// How a convolution steps over its input; pairs are height, width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,6 +79,7 @@ impl Conv2d {
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct ConvParams {
     n_pixels: u32,
+    n_blocks: u32,
     h: u32,
     w: u32,
     ci: u32,
@@ -89,16 +93,103 @@ struct ConvParams {
     padding: u32,
     dilation: u32,
     operands: u32,
-    act: u32,
 }
 
-const CONV_PLAIN_FWD: Kernel = Kernel::new("conv", "conv_plain_fwd", SOURCE, &[Read, Read, Read, Read, Write])
-    .commons(COMMONS)
-    .params::<ConvParams>()
-    .types(&["Elem"], &[FLOATS]);
+const fn kernel(entry: &'static str) -> Kernel {
+    Kernel::new("conv", entry, SOURCE, &[Read, Read, Read, Read, Write])
+        .commons(COMMONS)
+        .params::<ConvParams>()
+        .types(&["Elem"], &[FLOATS])
+        .overrides(ACTS)
+}
+
+const ACTS: &[(&str, &[u32])] = &[("ACT", &[0, 1, 2, 3, 4, 5, 6, 7, 8])];
+const CONV_PLAIN_FWD: Kernel = kernel("conv_plain_fwd");
+const CONV_REGISTERS_FWD: Kernel = kernel("conv_registers_fwd");
+const CONV_SUBGROUP_FWD: Kernel = kernel("conv_subgroup_fwd").needs(&[Need::SubgroupOf(8)]);
+const CONV_STEM_FWD: Kernel = kernel("conv_stem_fwd").needs(&[Need::SubgroupOf(8)]);
+const CONV_DEPTHWISE_FWD: Kernel = kernel("conv_depthwise_fwd");
+const CONV_DEPTHWISE3_FWD: Kernel = kernel("conv_depthwise3_fwd");
+const CONV_TILE_FWD: Kernel =
+    kernel("conv_tile_fwd").overrides(&[("ACT", &[0, 1, 2, 3, 4, 5, 6, 7, 8]), ("LANES_O", &[8, 4])]);
 
 /// The kernels of this family.
-pub const KERNELS: &[Kernel] = &[CONV_PLAIN_FWD];
+pub const KERNELS: &[Kernel] = &[
+    CONV_PLAIN_FWD,
+    CONV_REGISTERS_FWD,
+    CONV_SUBGROUP_FWD,
+    CONV_STEM_FWD,
+    CONV_DEPTHWISE_FWD,
+    CONV_DEPTHWISE3_FWD,
+    CONV_TILE_FWD,
+];
+
+/// How a convolution is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Variant {
+    /// One output per invocation, any shape: what the others are checked against.
+    Plain,
+    /// 8 pixels x 16 channels per invocation in registers; channels of a group in fours, in and out.
+    Registers,
+    /// The same with weights broadcast, on adapters whose subgroups have 8 invocations.
+    Subgroup,
+    /// As `Subgroup`, for any number of input channels; output channels of a group in fours.
+    Stem,
+    /// One input channel per output channel, channels in fours.
+    Depthwise,
+    /// As `Depthwise`, for windows of 3 x 3 side by side: two rows of 8 pixels share what they read.
+    Depthwise3,
+    /// 64 x 64 outputs per workgroup through workgroup memory, any shape: what real GPUs want.
+    Tile,
+    /// 128 pixels x 32 channels per workgroup, any shape.
+    TileNarrow,
+}
+
+impl Variant {
+    /// Every variant.
+    pub const ALL: &[Self] = &[
+        Self::Plain,
+        Self::Registers,
+        Self::Subgroup,
+        Self::Stem,
+        Self::Depthwise,
+        Self::Depthwise3,
+        Self::Tile,
+        Self::TileNarrow,
+    ];
+
+    fn kernel(self) -> &'static Kernel {
+        match self {
+            Self::Plain => &CONV_PLAIN_FWD,
+            Self::Registers => &CONV_REGISTERS_FWD,
+            Self::Subgroup => &CONV_SUBGROUP_FWD,
+            Self::Stem => &CONV_STEM_FWD,
+            Self::Depthwise => &CONV_DEPTHWISE_FWD,
+            Self::Depthwise3 => &CONV_DEPTHWISE3_FWD,
+            Self::Tile | Self::TileNarrow => &CONV_TILE_FWD,
+        }
+    }
+
+    /// Whether it computes convolutions `[kh, kw, ci / groups, co]` on this adapter; what the shapes do not allow, no
+    /// adapter computes.
+    #[must_use]
+    pub fn fits(self, profile: &DeviceProfile, dtype: DType, w: [usize; 4], conv: &Conv2d) -> bool {
+        let [kh, kw, ci_group, co] = w;
+        let co_group = co / conv.groups.max(1);
+        let shape = match self {
+            Self::Plain | Self::Tile | Self::TileNarrow => true,
+            Self::Registers | Self::Subgroup => ci_group.is_multiple_of(4) && co_group.is_multiple_of(4),
+            Self::Stem => co_group.is_multiple_of(4),
+            Self::Depthwise => ci_group == 1 && co_group == 1 && co.is_multiple_of(4),
+            Self::Depthwise3 => {
+                let side_by_side = [kh, kw] == [3; 2] && conv.stride == [1; 2] && conv.dilation == [1; 2];
+                Self::Depthwise.fits(profile, dtype, w, conv) && side_by_side
+            }
+        };
+        shape && self.kernel().runs_on(profile, &[dtype])
+    }
+}
 
 /// `act(x * w + bias)`: images `[n, h, w, ci]` and weights `[kh, kw, ci / groups, co]` to `[n, ho, wo, co]`, bias
 /// `[co]`. As in PyTorch the window is not turned around, and rows and columns that no window reaches are left out.
@@ -118,7 +209,8 @@ pub const KERNELS: &[Kernel] = &[CONV_PLAIN_FWD];
 /// [`Error::Shape`] if the shapes do not go together or the window does not fit the padded image,
 /// [`Error::Argument`] for a stride, dilation or group count of 0, [`Error::DType`] unless all are of one float type.
 pub fn conv2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, conv: &Conv2d, act: Act) -> Result<Tensor> {
-    launch(&Problem::new("conv2d", x, w, bias, None, conv, act)?)
+    let problem = Problem::new("conv2d", x, w, bias, None, conv, act)?;
+    problem.run(problem.choose())
 }
 
 /// `act(x * w + bias + residual)`: [`conv2d`] with a tensor of the output's shape `[n, ho, wo, co]` added before the
@@ -134,7 +226,32 @@ pub fn conv2d_residual(
     conv: &Conv2d,
     act: Act,
 ) -> Result<Tensor> {
-    launch(&Problem::new("conv2d_residual", x, w, bias, Some(residual), conv, act)?)
+    let problem = Problem::new("conv2d_residual", x, w, bias, Some(residual), conv, act)?;
+    problem.run(problem.choose())
+}
+
+/// [`conv2d`], or [`conv2d_residual`] with a residual, by one variant, for tests and benchmarks.
+///
+/// # Errors
+/// As [`conv2d`], and [`Error::Feature`] if the variant does not take the shape or the adapter not the variant.
+pub fn conv2d_with(
+    variant: Variant,
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    residual: Option<&Tensor>,
+    conv: &Conv2d,
+    act: Act,
+) -> Result<Tensor> {
+    let problem = Problem::new("conv2d_with", x, w, bias, residual, conv, act)?;
+    if !problem.fits(variant) {
+        return Err(Error::Feature {
+            what: format!("conv2d {variant:?} of x {:?} and w {:?}", x.shape(), w.shape()),
+            feature: "another shape or another adapter".into(),
+            adapter: x.runtime().profile().name.clone(),
+        });
+    }
+    problem.run(variant)
 }
 
 /// A checked convolution: its operands, row-major, and its sizes.
@@ -143,6 +260,8 @@ struct Problem {
     w: Tensor,
     bias: Option<Tensor>,
     residual: Option<Tensor>,
+    conv: Conv2d,
+    act: Act,
     shape: [usize; 4],
     params: ConvParams,
 }
@@ -191,6 +310,7 @@ impl Problem {
         let bit = |there: bool, bit: u32| if there { bit } else { 0 };
         let params = ConvParams {
             n_pixels: (n * ho * wo) as u32,
+            n_blocks: 0,
             h: h as u32,
             w: width as u32,
             ci: ci as u32,
@@ -204,36 +324,80 @@ impl Problem {
             padding: pair(conv.padding),
             dilation: pair(conv.dilation),
             operands: bit(bias.is_some(), BIAS) | bit(residual.is_some(), RESIDUAL),
-            act: act.code(),
         };
         Ok(Self {
             x: x.contiguous()?,
             w: w.contiguous()?,
             bias: bias.map(Tensor::contiguous).transpose()?,
             residual: residual.map(Tensor::contiguous).transpose()?,
+            conv: *conv,
+            act,
             shape,
             params,
         })
+    }
+
+    fn fits(&self, variant: Variant) -> bool {
+        let &[kh, kw, ci_group, co] = self.w.shape() else { return false };
+        variant.fits(self.x.runtime().profile(), self.x.dtype(), [kh, kw, ci_group, co], &self.conv)
+    }
+
+    /// Software adapters want registers and few loads, real GPUs workgroup memory.
+    fn choose(&self) -> Variant {
+        let software = self.x.runtime().profile().is_software();
+        let blocks: &[Variant] =
+            if software { &[Variant::Subgroup, Variant::Stem, Variant::Registers] } else { &[Variant::Tile] };
+        let best = [Variant::Depthwise3, Variant::Depthwise].iter().chain(blocks).find(|v| self.fits(**v)).copied();
+        match best {
+            // A tile for a handful of channels would mostly compute what nobody stores.
+            Some(Variant::Tile) if self.params.co_group < 8 => Variant::Plain,
+            Some(Variant::Tile) if self.params.co_group.div_ceil(32) % 2 == 1 => Variant::TileNarrow,
+            best => best.unwrap_or(Variant::Plain),
+        }
     }
 
     fn flops(&self) -> u64 {
         let taps: usize = self.w.shape()[..3].iter().product();
         2 * (self.shape.iter().product::<usize>() * taps) as u64
     }
-}
 
-fn launch(p: &Problem) -> Result<Tensor> {
-    let out = Tensor::empty(p.x.runtime(), &p.shape, p.x.dtype())?;
-    // What is absent is never read, so the weights stand in for it.
-    let [bias, residual] = [&p.bias, &p.residual].map(|operand| operand.as_ref().unwrap_or(&p.w).binding());
-    let n_elements = p.x.len() + p.w.len() + out.len() * if p.residual.is_some() { 2 } else { 1 };
-    p.x.runtime()
-        .launch(&CONV_PLAIN_FWD)
-        .types(&[p.x.dtype()])
-        .bind([p.x.binding(), p.w.binding(), bias, residual, out.binding()])
-        .params(&p.params)
-        .groups((out.len() as u64).div_ceil(WG_SIZE))
-        .cost(p.flops(), (n_elements * p.x.dtype().bytes()) as u64)
-        .run()?;
-    Ok(out)
+    fn run(&self, variant: Variant) -> Result<Tensor> {
+        let out = Tensor::empty(self.x.runtime(), &self.shape, self.x.dtype())?;
+        let mut params = self.params;
+        let [n, ho, wo, co] = self.shape;
+        let n_pixels = n * ho * wo;
+        let n_groups = self.conv.groups;
+        let blocks = |size: usize| n_groups * (co / n_groups).div_ceil(size);
+        let threads = |n: usize| (n as u64).div_ceil(WG_SIZE);
+        let (groups, lanes_o) = match variant {
+            Variant::Plain => (threads(out.len()), 0),
+            Variant::Registers | Variant::Subgroup | Variant::Stem => {
+                params.n_blocks = blocks(BLOCK) as u32;
+                ((n_pixels.div_ceil(8 * TILE) * blocks(BLOCK)) as u64, 0)
+            }
+            Variant::Depthwise => (threads(n_pixels.div_ceil(TILE) * (co / 4)), 0),
+            Variant::Depthwise3 => (threads(n * ho.div_ceil(2) * wo.div_ceil(TILE) * (co / 4)), 0),
+            Variant::Tile | Variant::TileNarrow => {
+                let lanes_o = if variant == Variant::Tile { 8 } else { 4 };
+                params.n_blocks = blocks(8 * lanes_o) as u32;
+                ((n_pixels.div_ceil(512 / lanes_o) * blocks(8 * lanes_o)) as u64, lanes_o)
+            }
+        };
+        let overrides = [("ACT", self.act.code()), ("LANES_O", lanes_o as u32)];
+        // What is absent is never read, so the weights stand in for it.
+        let [bias, residual] =
+            [&self.bias, &self.residual].map(|operand| operand.as_ref().unwrap_or(&self.w).binding());
+        let n_elements = self.x.len() + self.w.len() + out.len() * if self.residual.is_some() { 2 } else { 1 };
+        self.x
+            .runtime()
+            .launch(variant.kernel())
+            .types(&[self.x.dtype()])
+            .overrides(&overrides[..variant.kernel().overrides.len()])
+            .bind([self.x.binding(), self.w.binding(), bias, residual, out.binding()])
+            .params(&params)
+            .groups(groups)
+            .cost(self.flops(), (n_elements * self.x.dtype().bytes()) as u64)
+            .run()?;
+        Ok(out)
+    }
 }

@@ -1,8 +1,10 @@
 //! The cases of each op family, one file per family.
 
 mod attention;
+mod conv;
 mod elementwise;
 mod gather;
+mod pool;
 mod random;
 mod sort;
 
@@ -15,8 +17,10 @@ type Build = fn(&Runtime, Level) -> Result<Vec<Case>>;
 /// Every family with its cases.
 const FAMILIES: &[(&str, Build)] = &[
     ("attention", attention::cases),
+    ("conv", conv::cases),
     ("elementwise", elementwise::cases),
     ("gather", gather::cases),
+    ("pool", pool::cases),
     ("random", random::cases),
     ("sort", sort::cases),
 ];

@@ -1,0 +1,5 @@
+//! Convolutions.
+
+fn main() -> leanvision::Result<()> {
+    leanvision::bench::family_main("conv")
+}

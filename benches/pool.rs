@@ -1,0 +1,5 @@
+//! Pooling.
+
+fn main() -> leanvision::Result<()> {
+    leanvision::bench::family_main("pool")
+}

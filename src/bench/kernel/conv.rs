@@ -1,0 +1,87 @@
+use crate::Result;
+use crate::bench::{Case, Level, noise};
+use crate::ops::Act;
+use crate::ops::conv::{Conv2d, Variant, conv2d, conv2d_with};
+use crate::reference::conv::conv2d_at;
+use crate::runtime::Runtime;
+
+/// Images, size, channels in, kernel, channels out, stride, groups.
+type Shape = [usize; 7];
+
+/// The shape that peers were measured on: ResNet-20's widest layer, to twice the channels.
+const MAIN: Shape = [64, 32, 16, 3, 32, 1, 1];
+/// Stems and blocks of ResNets for 32 and 224 pixels, and of MobileNetV2.
+const MORE: &[Shape] = &[
+    [64, 32, 3, 3, 16, 1, 1],
+    [64, 32, 16, 3, 16, 1, 1],
+    [64, 32, 16, 3, 32, 2, 1],
+    [64, 16, 32, 3, 32, 1, 1],
+    [64, 8, 64, 3, 64, 1, 1],
+    [1, 224, 3, 7, 64, 2, 1],
+    [1, 56, 64, 3, 64, 1, 1],
+    [1, 14, 256, 3, 256, 1, 1],
+    [1, 56, 64, 1, 128, 2, 1],
+    [1, 56, 24, 1, 144, 1, 1],
+    [1, 56, 144, 3, 144, 1, 144],
+    [1, 56, 144, 3, 144, 2, 144],
+    [1, 14, 384, 3, 384, 1, 384],
+];
+
+pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
+    let mut cases = vec![case(runtime, MAIN, None)?];
+    if level == Level::Quick {
+        return Ok(cases);
+    }
+    for variant in [Variant::Plain, Variant::Registers, Variant::Subgroup, Variant::Stem, Variant::Tile] {
+        let [_, _, ci, kernel, co, ..] = MAIN;
+        if variant.fits(runtime.profile(), crate::DType::F32, [kernel, kernel, ci, co], &options(MAIN)) {
+            cases.push(case(runtime, MAIN, Some(variant))?);
+        }
+    }
+    for &shape in MORE {
+        cases.push(case(runtime, shape, None)?);
+    }
+    Ok(cases)
+}
+
+fn options([_, _, _, kernel, _, stride, groups]: Shape) -> Conv2d {
+    Conv2d { stride: [stride; 2], padding: [kernel / 2; 2], groups, ..Conv2d::default() }
+}
+
+fn case(runtime: &Runtime, shape: Shape, variant: Option<Variant>) -> Result<Case> {
+    let [n, size, ci, kernel, co, stride, groups] = shape;
+    let conv = options(shape);
+    let (x, x_array) = noise(runtime, &[n, size, size, ci], 1)?;
+    let (w, w_array) = noise(runtime, &[kernel, kernel, ci / groups, co], 2)?;
+    let (bias, bias_array) = noise(runtime, &[co], 3)?;
+    let [side, _] = conv.out_size([size; 2], [kernel; 2])?;
+    let n_out = n * side * side * co;
+    let taps = w.len() / co;
+    let run = move || match variant {
+        None => conv2d(&x, &w, Some(&bias), &conv, Act::None),
+        Some(variant) => conv2d_with(variant, &x, &w, Some(&bias), None, &conv, Act::None),
+    };
+    // Every 997th element: enough to see a wrong kernel, and quick.
+    let check = move |out: &crate::Tensor| {
+        let got = out.to_vec::<f32>()?;
+        let error = |i: usize| {
+            let pixel = i / co;
+            let index = [pixel / side / side, pixel / side % side, pixel % side, i % co];
+            (f64::from(got[i]) - conv2d_at(&x_array, &w_array, Some(&bias_array), &conv, &index)).abs()
+        };
+        Ok((0..got.len()).step_by(997).map(error).fold(0.0, f64::max))
+    };
+    let strided = if stride == 1 { String::new() } else { format!(" /{stride}") };
+    let grouped = if groups == 1 { String::new() } else { format!(" in {groups}") };
+    let text = format!("{n}x{ci}x{size}x{size} {kernel}x{kernel}{strided} {co}{grouped}");
+    let bytes = 4 * (n * size * size * ci + w_len(shape) + n_out) as u64;
+    Ok(Case::new("conv/conv2d", text, run, check)
+        .cost(2 * (n_out * taps) as u64, bytes)
+        .variant(variant.map_or("auto".into(), |v| format!("{v:?}").to_lowercase()))
+        // Sums of up to 2304 products of numbers below 1, rounded to f32 at each step.
+        .tolerance(2e-4))
+}
+
+fn w_len([_, _, ci, kernel, co, _, groups]: Shape) -> usize {
+    kernel * kernel * ci / groups * co
+}

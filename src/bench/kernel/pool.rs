@@ -1,0 +1,54 @@
+use crate::bench::{Case, Level, noise};
+use crate::ops::pool::{avg_pool2d, global_avg_pool, max_pool2d};
+use crate::reference::pool as reference;
+use crate::runtime::Runtime;
+use crate::{Result, Tensor};
+
+pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
+    let mut cases = Vec::new();
+    let largest = |got: &Tensor, want: &[f64]| -> Result<f64> {
+        Ok(got.to_vec::<f32>()?.iter().zip(want).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max))
+    };
+    let (x, array) = noise(runtime, &[8, 112, 112, 64], 1)?;
+    let (n, n_out) = (x.len() as u64, 8 * 56 * 56 * 64);
+    let want = reference::max_pool2d(&array, [3; 2], [2; 2], [1; 2]).data;
+    cases.push(
+        Case::new(
+            "pool/max_pool2d",
+            "8x64x112x112 3x3 /2",
+            move || max_pool2d(&x, [3; 2], [2; 2], [1; 2]),
+            move |out| largest(out, &want),
+        )
+        .cost(9 * n_out, 4 * (n + n_out))
+        .tolerance(0.0),
+    );
+    if level == Level::Quick {
+        return Ok(cases);
+    }
+    let (x, array) = noise(runtime, &[64, 32, 32, 16], 2)?;
+    let (n, n_out) = (x.len() as u64, 64 * 16 * 16 * 16);
+    let want = reference::avg_pool2d(&array, [2; 2], [2; 2], [0; 2], true).data;
+    cases.push(
+        Case::new(
+            "pool/avg_pool2d",
+            "64x16x32x32 2x2 /2",
+            move || avg_pool2d(&x, [2; 2], [2; 2], [0; 2], true),
+            move |out| largest(out, &want),
+        )
+        .cost(4 * n_out, 4 * (n + n_out))
+        .tolerance(1e-6),
+    );
+    for shape in [[64, 8, 8, 64], [1, 7, 7, 2048]] {
+        let (x, array) = noise(runtime, &shape, 3)?;
+        let n = x.len() as u64;
+        let want = reference::global_avg_pool(&array).data;
+        let [images, size, _, c] = shape;
+        let text = format!("{images}x{c}x{size}x{size}");
+        cases.push(
+            Case::new("pool/global_avg_pool", text, move || global_avg_pool(&x), move |out| largest(out, &want))
+                .cost(n, 4 * (n + (images * c) as u64))
+                .tolerance(1e-6),
+        );
+    }
+    Ok(cases)
+}
