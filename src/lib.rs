@@ -30,3 +30,9 @@ pub use error::{Error, Result};
 pub use runtime::{DeviceChoice, Runtime, RuntimeOptions};
 pub use tensor::{DType, Tensor};
 pub use wgpu;
+
+/// Every kernel of the crate: those of the ops and those that measure an adapter.
+#[must_use]
+pub fn kernels() -> Vec<&'static runtime::Kernel> {
+    ops::kernels().into_iter().chain(bench::kernels()).collect()
+}

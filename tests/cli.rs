@@ -1,5 +1,8 @@
 //! The binaries from outside: what they print, how they refuse bad input, and their exit codes.
 
+#[path = "cli/gpubench.rs"]
+mod gpubench;
+
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
@@ -11,10 +14,13 @@ fn classify(args: &[&str]) -> std::process::Output {
 
 /// Runs and expects exit code 2, nothing on standard output and one line on standard error, which is given.
 fn refused(args: &[&str]) -> String {
-    let output = classify(args);
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
-    assert_eq!((output.stdout.len(), text.lines().count()), (0, 1), "{args:?}: {text}");
+    refusal(&classify(args))
+}
+
+fn refusal(output: &std::process::Output) -> String {
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert_eq!((output.stdout.len(), text.lines().count()), (0, 1), "{text}");
     assert!(text.starts_with("error: "), "{text}");
     text
 }

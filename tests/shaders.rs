@@ -2,9 +2,8 @@
 //! language that a back end speaks.
 #![allow(clippy::print_stdout, reason = "the digests are the output")]
 
-use leanvision::DType;
-use leanvision::ops::kernels;
 use leanvision::runtime::{Bind, Kernel};
+use leanvision::{DType, kernels};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, StorageAccess};
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -37,7 +37,8 @@ pub fn measure(runtime: &Runtime, seconds: f64, mut run: impl FnMut() -> Result<
     runtime.sync()?;
     let once = start.elapsed().as_secs_f64().max(1e-7);
     let stretch = ((1e-3 / once).ceil() as usize).clamp(1, 256);
-    let n_samples = ((seconds / (once * stretch as f64)).ceil() as usize).clamp(5, 1000);
+    let fewest = if once > 0.5 { 3 } else { 5 };
+    let n_samples = ((seconds / (once * stretch as f64)).ceil() as usize).clamp(fewest, 1000);
     let cpu = cpu_time::ProcessTime::now();
     let mut samples = Vec::with_capacity(n_samples);
     for _ in 0..n_samples {

@@ -1,21 +1,36 @@
-//! Benchmarks: cases over the op families, checked before they are timed.
+//! Benchmarks: what an adapter can do at most, and cases over the op families, checked before they are timed.
 
+mod config;
 pub mod kernel;
 mod measure;
+mod micro;
+mod page;
+mod suite;
 
+pub use config::{Command, Config, SuiteFlags};
 pub use measure::{Timing, measure};
+pub use suite::{BenchReport, Conditions, Left, Peaks, Row, SCHEMA, list, run};
 
 use crate::reference::Array;
-use crate::runtime::Runtime;
+use crate::runtime::{Kernel, Runtime};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
+use std::time::Instant;
+
+/// The kernels that only measure.
+#[must_use]
+pub fn kernels() -> Vec<&'static Kernel> {
+    micro::KERNELS.iter().collect()
+}
 
 /// How much of a suite to build.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// A few shapes per family, seconds on a software adapter.
+    /// A few shapes per family, under a minute on a software adapter
+    #[default]
     Quick,
-    /// Every shape.
+    /// Every shape, under ten minutes on a software adapter
     Full,
 }
 
@@ -93,13 +108,31 @@ impl Case {
         self
     }
 
+    /// Runs once, compilation included, and checks the result: the largest error, and the run's time in ms.
+    ///
+    /// # Errors
+    /// What the op and its check return.
+    pub fn first(&self) -> Result<(f64, f64)> {
+        let start = Instant::now();
+        let out = (self.run)()?;
+        out.runtime().sync()?;
+        let ms = start.elapsed().as_secs_f64() * 1e3;
+        Ok(((self.check)(&out)?, ms))
+    }
+
+    /// Whether an error that [`Case::first`] answered passes.
+    #[must_use]
+    pub fn allows(&self, error: f64) -> bool {
+        error <= self.tolerance
+    }
+
     /// Runs once and checks the result; answers the largest error.
     ///
     /// # Errors
     /// What the op returns, or [`Error::Device`] if the result is wrong.
     pub fn verify(&self) -> Result<f64> {
-        let error = (self.check)(&(self.run)()?)?;
-        if error <= self.tolerance {
+        let (error, _) = self.first()?;
+        if self.allows(error) {
             return Ok(error);
         }
         Err(Error::Device(format!(
@@ -115,6 +148,11 @@ impl Case {
     pub fn time(&self, runtime: &Runtime, seconds: f64) -> Result<Timing> {
         measure(runtime, seconds, || (self.run)().map(drop))
     }
+}
+
+/// The largest size among errors, infinite if one is not a number: a plain maximum would pass over it.
+pub fn worst(errors: impl IntoIterator<Item = f64>) -> f64 {
+    errors.into_iter().fold(0.0, |worst: f64, e| if e.is_nan() { f64::INFINITY } else { worst.max(e.abs()) })
 }
 
 /// Pseudo-random values in -1..1 from `seed`, never zeros, as an f32 tensor and for the check.

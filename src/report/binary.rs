@@ -53,8 +53,7 @@ impl CommonFlags {
     /// # Errors
     /// As [`Runtime::with_options`].
     pub fn open(&self) -> Result<Runtime> {
-        let mut options = RuntimeOptions::default();
-        options.profile = self.profile;
+        let options = RuntimeOptions { profile: self.profile, ..RuntimeOptions::default() };
         let runtime = Runtime::with_options(&self.device, options)?;
         if !self.quiet {
             eprintln!("{}", runtime.profile());
@@ -63,12 +62,13 @@ impl CommonFlags {
     }
 }
 
-/// The whole of a binary's `main`: parses the flags into `C`, answers `--list-devices` and `--completions`, calls `run`,
+/// The whole of a binary's `main`, to be called before any thread is started: parses the flags into `C`, answers `--list-devices` and `--completions`, calls `run`,
 /// prints its text or its error in one line. Ends with 0, with 2 for bad input and with 1 for a failed run.
 pub fn run_binary<C: Parser>(
     common: impl FnOnce(&C) -> &CommonFlags,
     run: impl FnOnce(&C) -> anyhow::Result<String>,
 ) -> ExitCode {
+    silence_device_chooser();
     let _ = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("leanvision=warn")).try_init();
     // Before the parser asks for what the listing does not need.
     if std::env::args_os().skip(1).any(|a| a == "--list-devices") {
@@ -86,6 +86,19 @@ pub fn run_binary<C: Parser>(
         return end(Ok(String::from_utf8_lossy(&text).trim_end().to_string()));
     }
     end(run(&flags))
+}
+
+/// Outside a desktop session, Mesa's device chooser prints errors about the session it looks for; there is nothing to
+/// choose by then.
+fn silence_device_chooser() {
+    let unset = |name| std::env::var_os(name).is_none();
+    if cfg!(target_os = "linux") && unset("XDG_RUNTIME_DIR") && unset("NODEVICE_SELECT") {
+        #[expect(unsafe_code, reason = "the environment is a process-wide variable")]
+        // SAFETY: a binary's main calls this first, before any other thread exists.
+        unsafe {
+            std::env::set_var("NODEVICE_SELECT", "1");
+        }
+    }
 }
 
 /// One adapter a line, with what `--device` takes.
@@ -123,16 +136,26 @@ fn refuse(error: &clap::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
+/// Prints figures to standard output, for a run that has more to say behind them.
+///
+/// # Errors
+/// What the system says; a reader such as `head` that has seen enough is no failure.
+pub fn print(text: &str) -> io::Result<()> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(e),
+        _ => Ok(()),
+    }
+}
+
 /// Prints what a run came to and gives its exit code.
 fn end(result: anyhow::Result<String>) -> ExitCode {
     match result {
-        Ok(text) => match writeln!(io::stdout(), "{text}") {
-            // A reader such as `head` that has seen enough is no failure.
-            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+        Ok(text) => match print(&text) {
+            Err(e) => {
                 eprintln!("error: standard output: {e}");
                 ExitCode::FAILURE
             }
-            _ => ExitCode::SUCCESS,
+            Ok(()) => ExitCode::SUCCESS,
         },
         Err(e) => {
             eprintln!("error: {e:#}");

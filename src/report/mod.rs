@@ -1,12 +1,20 @@
-//! What every binary shares: its common flags and exit codes, progress, and the folder that a run leaves.
+//! What every binary shares: its common flags and exit codes, progress, the folder that a run leaves and the page in it.
 
 mod binary;
+mod chart;
+mod metrics;
+mod page;
 mod progress;
 mod run;
+mod table;
 
-pub use binary::{CommonFlags, run_binary};
+pub use binary::{CommonFlags, print, run_binary};
+pub use chart::{Bars, Lines};
+pub use metrics::Metrics;
+pub use page::{Page, sheet};
 pub use progress::Progress;
 pub use run::Run;
+pub use table::Table;
 
 pub(crate) use crate::data::images::grouped;
 
@@ -24,8 +32,48 @@ pub fn bytes(n: u64) -> String {
     if unit == "bytes" { format!("{n} bytes") } else { format!("{size:.1} {unit}") }
 }
 
+/// A figure to three digits: `0.0123`, `1.23`, `1,234`.
+#[must_use]
+pub fn number(value: f64) -> String {
+    let size = value.abs();
+    if !value.is_finite() || size == 0.0 {
+        return format!("{value}");
+    }
+    if size >= 999.5 {
+        let sign = if value < 0.0 { "-" } else { "" };
+        return format!("{sign}{}", grouped(size.round() as u64));
+    }
+    if size < 1e-4 {
+        return format!("{value:.1e}");
+    }
+    // 9.995 has one digit in front of the point but rounds to two.
+    let digits = (size * 1.0005).log10().floor() as i32;
+    let text = format!("{value:.*}", (2 - digits).max(0) as usize);
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_string() } else { text }
+}
+
+/// The time in UTC, to the second, as in `2026-03-01T09:30:00Z`.
+#[must_use]
+pub fn now() -> String {
+    let now = jiff::Timestamp::now();
+    now.round(jiff::Unit::Second).unwrap_or(now).to_string()
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn figures_have_three_digits() {
+        let text =
+            [0.0, 1.0, 0.012_34, 0.1, 1.234_5, 9.996, 99.96, 100.0, 999.6, 1_234_567.8, -2.5, 3e-7].map(super::number);
+        assert_eq!(
+            text,
+            ["0", "1", "0.0123", "0.1", "1.23", "10", "100", "100", "1,000", "1,234,568", "-2.5", "3.0e-7"]
+        );
+        assert_eq!(super::number(f64::NAN), "NaN");
+        let now = super::now();
+        assert!(now.len() == 20 && now.starts_with("20") && now.ends_with('Z'), "{now}");
+    }
+
     #[test]
     fn sizes_read_well() {
         let bytes = [0, 1023, 1024, 46_758_048, 3 << 40].map(super::bytes);

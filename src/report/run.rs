@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::CommonFlags;
+use super::{CommonFlags, Metrics, Page};
 use crate::files::{check_writable, write_whole};
 use crate::{Error, Result, Runtime};
 
@@ -19,7 +19,7 @@ pub struct Run {
 
 impl Run {
     /// Makes the folder `--out`, finds out whether `--json` can be written, and leaves `run.json` in the folder: program,
-    /// version, `config`, adapter.
+    /// version, date, `config`, adapter.
     ///
     /// # Errors
     /// [`Error::File`] if one cannot be written.
@@ -28,7 +28,7 @@ impl Run {
         let config = serde_json::to_value(config).map_err(|e| Error::Input(format!("{program}: {e}")))?;
         let version = env!("CARGO_PKG_VERSION");
         let about = json!({
-            "program": program, "version": version, "config": config, "common": common, "adapter": runtime.profile(),
+            "program": program, "version": version, "date": super::now(), "config": config, "common": common, "adapter": runtime.profile(),
         });
         run.write("run.json", &about)?;
         Ok(run)
@@ -59,6 +59,22 @@ impl Run {
             write_json(path, &value)?;
         }
         self.write("result.json", &value)
+    }
+
+    /// Writes `report.html` to the folder.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be written.
+    pub fn page(&self, page: &Page) -> Result<()> {
+        self.folder.as_ref().map_or(Ok(()), |folder| page.write(&folder.join("report.html")))
+    }
+
+    /// Starts `metrics.jsonl` in the folder.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be made.
+    pub fn metrics(&self) -> Result<Metrics> {
+        Metrics::create(self.folder.as_deref())
     }
 
     /// Writes the per-kernel times as a Chrome trace to the folder and gives the table; `None` unless `--profile`.

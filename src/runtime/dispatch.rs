@@ -60,6 +60,20 @@ impl Runtime {
             bytes: 0,
         }
     }
+
+    /// Records a copy of `bytes` bytes, a multiple of 4, by the adapter's copy command.
+    pub(crate) fn copy(&self, from: &Binding, to: &Binding, bytes: u64) -> Result<()> {
+        let inner = &*self.0;
+        inner.check_lost()?;
+        let mut recorder = self.recorder();
+        for binding in [from, to] {
+            binding.buffer.last_batch.store(recorder.batch, Ordering::Relaxed);
+        }
+        let encoder = recorder.encoder(inner);
+        encoder.copy_buffer_to_buffer(&from.buffer.raw, from.offset, &to.buffer.raw, to.offset, bytes);
+        recorder.bytes += 2 * bytes;
+        if inner.batch_is_long(recorder.flops, recorder.bytes) { recorder.flush(inner) } else { Ok(()) }
+    }
 }
 
 impl<'a> Launch<'a> {

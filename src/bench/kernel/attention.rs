@@ -1,5 +1,5 @@
 use crate::Result;
-use crate::bench::{Case, Level, noise};
+use crate::bench::{Case, Level, noise, worst};
 use crate::ops::attention::{Attention, AttentionVariant, attention_with};
 use crate::reference::{Array, attention::attention};
 use crate::runtime::Runtime;
@@ -48,7 +48,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
                     move |out| {
                         let data = out.to_vec::<f32>()?.into_iter().map(f64::from).collect();
                         let got = part(&Array::new(out.shape(), data), len, n - 1, heads - 1);
-                        Ok(got.data.iter().zip(&want.data).map(|(g, w)| (g - w).abs()).fold(0.0, f64::max))
+                        Ok(worst(got.data.iter().zip(&want.data).map(|(g, w)| g - w)))
                     },
                 )
                 .variant(variant.name())

@@ -1,12 +1,12 @@
 use crate::Result;
-use crate::bench::{Case, Level, noise};
+use crate::bench::{Case, Level, noise, worst};
 use crate::ops::{Act, elementwise as e};
 use crate::reference::elementwise::act;
 use crate::runtime::Runtime;
 
 /// Largest difference over every 997th element: enough to see a wrong kernel, and quick.
 fn spot(got: &[f32], want: impl Fn(usize) -> f64) -> f64 {
-    (0..got.len()).step_by(997).map(|i| (f64::from(got[i]) - want(i)).abs()).fold(0.0, f64::max)
+    worst((0..got.len()).step_by(997).map(|i| f64::from(got[i]) - want(i)))
 }
 
 pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {

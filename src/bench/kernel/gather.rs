@@ -1,5 +1,5 @@
 use crate::Result;
-use crate::bench::{Case, Level, noise};
+use crate::bench::{Case, Level, noise, worst};
 use crate::ops::gather as g;
 use crate::reference::Array;
 use crate::runtime::Runtime;
@@ -19,7 +19,7 @@ fn spot(out: &Tensor, want: impl Fn(&[usize]) -> f64) -> Result<f64> {
         }
         index
     };
-    Ok((0..got.len()).step_by(997).map(|i| (got[i] - want(&index(i))).abs()).fold(0.0, f64::max))
+    Ok(worst((0..got.len()).step_by(997).map(|i| got[i] - want(&index(i)))))
 }
 
 /// `n` ids below `limit` in no order.

@@ -1,5 +1,5 @@
 use crate::Result;
-use crate::bench::{Case, Level};
+use crate::bench::{Case, Level, worst};
 use crate::ops::random::{self, Key};
 use crate::reference::random as reference;
 use crate::runtime::Runtime;
@@ -11,8 +11,7 @@ const CHECKED: usize = 65_536;
 
 pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     let n: usize = if level == Level::Quick { 1 << 20 } else { 1 << 24 };
-    let largest =
-        |got: &[f32], want: &[f64]| got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).abs()).fold(0.0, f64::max);
+    let largest = |got: &[f32], want: &[f64]| worst(got.iter().zip(want).map(|(g, w)| f64::from(*g) - w));
     let rt = runtime.clone();
     let bits = Case::new(
         "random/bits",

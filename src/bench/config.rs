@@ -1,0 +1,84 @@
+//! The flags of `gpubench`; a field is a flag.
+
+use serde::Serialize;
+
+use super::micro::MICRO;
+use super::{Level, kernel};
+use crate::Result;
+use crate::report::CommonFlags;
+
+/// Speed of this machine's adapters, kernel by kernel, each checked before it is timed
+#[derive(Debug, Clone, clap::Parser)]
+#[command(name = "gpubench", version, arg_required_else_help = true)]
+pub struct Config {
+    /// Flags of every binary.
+    #[command(flatten)]
+    pub common: CommonFlags,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What `gpubench` does.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Command {
+    /// The adapters of this machine, and the rows that a suite runs on the chosen one
+    List(SuiteFlags),
+    /// Measures what the adapter can do at most, then every row of the suite
+    Run(SuiteFlags),
+}
+
+/// Which rows.
+#[derive(Debug, Clone, Default, clap::Args, Serialize)]
+pub struct SuiteFlags {
+    /// How many shapes
+    #[arg(long, value_enum, default_value_t, value_name = "SUITE")]
+    pub suite: Level,
+    /// Only these families (the adapter's peaks are measured in any case)
+    #[arg(long, value_name = "FAMILY", num_args = 1.., value_delimiter = ',')]
+    pub family: Vec<String>,
+}
+
+impl SuiteFlags {
+    /// Finds out whether every family exists.
+    ///
+    /// # Errors
+    /// [`crate::Error::Input`] with the families there are.
+    pub fn check(&self) -> Result<()> {
+        self.family.iter().filter(|f| *f != MICRO).try_for_each(|family| kernel::check_family(family))
+    }
+
+    /// The families asked for, in the suite's order; the adapter's peaks come first.
+    #[must_use]
+    pub fn families(&self) -> Vec<&'static str> {
+        let wanted = |family: &&str| self.family.is_empty() || self.family.iter().any(|f| f == family);
+        std::iter::once(MICRO).chain(kernel::families().into_iter().filter(wanted)).collect()
+    }
+}
+
+impl std::fmt::Display for Level {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Quick => "quick",
+            Self::Full => "full",
+        })
+    }
+}
+
+impl Level {
+    /// Seconds for one row.
+    pub(super) fn row_seconds(self) -> f64 {
+        match self {
+            Self::Quick => 0.2,
+            Self::Full => 0.8,
+        }
+    }
+
+    /// Seconds after which the rows that are left are skipped.
+    pub(super) fn seconds(self) -> f64 {
+        match self {
+            Self::Quick => 50.0,
+            Self::Full => 570.0,
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! A suite's report as tables and a page.
+
+use super::suite::{BenchReport, Left, Peaks, Row};
+use crate::report::{Bars, Page, Table, number};
+
+impl Peaks {
+    /// What they are called and come to, in a reader's words; without those that were not measured.
+    pub(super) fn list(&self) -> Vec<(&'static str, String)> {
+        let figures = [
+            ("f32 multiply-add", self.fma_gflops, "GFLOP/s"),
+            ("f16 multiply-add", self.fma_f16_gflops.unwrap_or(0.0), "GFLOP/s"),
+            ("copy kernel", self.copy_gbps, "GB/s"),
+            ("copy command", self.copy_command_gbps, "GB/s"),
+            ("read", self.read_gbps, "GB/s"),
+            ("write", self.write_gbps, "GB/s"),
+            ("random words", self.gather_gbps, "GB/s"),
+            ("upload", self.upload_gbps, "GB/s"),
+            ("read-back", self.read_back_gbps, "GB/s"),
+            ("dispatch", self.dispatch_us, "µs"),
+            ("dependent dispatch", self.dispatch_chain_us, "µs"),
+            ("submit and wait", self.submit_us, "µs"),
+        ];
+        let measured = figures.into_iter().filter(|(_, value, _)| *value > 0.0);
+        measured.map(|(name, value, unit)| (name, format!("{} {unit}", number(value)))).collect()
+    }
+}
+
+impl BenchReport {
+    /// The rows as a table; `wide` adds the columns that only a page has room for.
+    #[must_use]
+    pub fn table(&self, wide: bool) -> Table {
+        let mut heads = vec!["name", "shape", "type", "variant", ">ms", ">GFLOP/s", ">GB/s", ">peak", ">error"];
+        if wide {
+            heads.extend([">p10 ms", ">p90 ms", ">first ms", ">CPU ms", ">runs"]);
+        }
+        let mut table = Table::new(&heads);
+        let rate = |v: f64| if v > 0.0 { number(v) } else { String::new() };
+        for row in &self.rows {
+            let mut cells = vec![
+                row.name.clone(),
+                row.shape.clone(),
+                row.dtype.to_string(),
+                row.variant.clone(),
+                number(row.ms_median),
+                rate(row.gflops),
+                rate(row.gbps),
+                row.share_of_peak.map(percent).unwrap_or_default(),
+                if row.max_error > 0.0 { format!("{:.0e}", row.max_error) } else { "0".into() },
+            ];
+            if wide {
+                cells.extend([row.ms_p10, row.ms_p90, row.ms_first, row.cpu_ms].map(number));
+                cells.push(row.runs.to_string());
+            }
+            table.row(cells);
+        }
+        table
+    }
+
+    /// The report as a page that stands alone.
+    #[must_use]
+    pub fn page(&self) -> Page {
+        let mut page = Page::new("gpubench", &self.adapter.to_string());
+        let limits = &self.adapter.limits;
+        let subgroups = match (self.adapter.subgroup_min, self.adapter.subgroup_max) {
+            (0, _) => "none".to_string(),
+            (min, max) if min == max => min.to_string(),
+            (min, max) => format!("{min} to {max}"),
+        };
+        let features = &self.adapter.features;
+        let named = [(features.f16, "f16"), (features.immediates, "immediates"), (features.timestamps, "timestamps")];
+        let named: Vec<&str> = named.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect();
+        page.facts([
+            ("adapter", format!("{} ({}, vendor {:#06x})", self.adapter.name, self.adapter.kind, self.adapter.vendor)),
+            ("driver", format!("{} {}", self.adapter.driver, self.adapter.driver_info)),
+            ("back end", self.adapter.backend.to_string()),
+            ("subgroups", subgroups),
+            ("features", if named.is_empty() { "none".into() } else { named.join(", ") }),
+            (
+                "limits",
+                format!(
+                    "{} a tensor, {} workgroup memory, {} threads a workgroup, {} storage buffers",
+                    crate::report::bytes(limits.binding_bytes),
+                    crate::report::bytes(limits.workgroup_bytes.into()),
+                    limits.workgroup_threads,
+                    limits.storage_buffers
+                ),
+            ),
+            ("shaders", format!("{} modules", self.conditions.modules)),
+            ("host", format!("{}, {} threads", self.conditions.system, self.conditions.threads)),
+            ("run", format!("{}, leanvision {}, {} s", self.date, self.version, number(self.seconds))),
+        ]);
+        page.heading("What the adapter can do at most");
+        let mut peaks = Table::new(&["measured", ">rate"]);
+        self.peaks.list().into_iter().for_each(|(name, value)| peaks.row([name.to_string(), value]));
+        page.table(&peaks);
+        let rows: Vec<&Row> = self.rows.iter().filter(|row| row.share_of_peak.is_some()).collect();
+        if !rows.is_empty() {
+            page.heading("Share of the peak that binds");
+            page.text(&format!(
+                "The larger of arithmetic by the f32 multiply-add rate and traffic by the fastest stream of memory, \
+                 by {}. Rows whose data fits a cache can pass 100 %.",
+                self.conditions.share_by
+            ));
+            let mut bars = Bars::new(1.0, percent);
+            for row in rows {
+                let name = format!("{} {} {} {}", row.name, row.shape, row.dtype, row.variant);
+                bars.bar(&name, row.share_of_peak.unwrap_or_default(), &format!("{} ms", number(row.ms_median)));
+            }
+            page.bars(&bars);
+        }
+        page.heading("All rows");
+        page.table(&self.table(true));
+        let lists: [(&str, &[Left]); 2] = [("Wrong results", &self.wrong), ("Skipped", &self.skipped)];
+        for (title, lefts) in lists {
+            if !lefts.is_empty() {
+                page.heading(title);
+                page.list(lefts.iter().map(ToString::to_string));
+            }
+        }
+        page
+    }
+}
+
+fn percent(share: f64) -> String {
+    let percent = 100.0 * share;
+    format!("{percent:.*} %", usize::from(percent < 9.95))
+}
