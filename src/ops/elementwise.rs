@@ -1,6 +1,7 @@
 //! Elementwise maps: unary, binary with broadcasting, compare, select, cast, copy, activations, fused bias and residual.
 
 use super::act::Act;
+use super::checks::need_float;
 use crate::runtime::{
     Bind::{Read, Write},
     Common, INDEX, Kernel, Runtime,
@@ -173,14 +174,6 @@ fn inner<const N: usize, const M: usize>(sizes: [u32; N]) -> [u32; M] {
     let mut out = [1; M];
     out.copy_from_slice(&sizes[N - M..]);
     out
-}
-
-fn need_float(op: &'static str, x: &Tensor) -> Result<()> {
-    if x.dtype().is_float() {
-        Ok(())
-    } else {
-        Err(Error::dtype(op, format!("{} given, a float type wanted", x.dtype())))
-    }
 }
 
 fn need_same(op: &'static str, a: &Tensor, b: &Tensor) -> Result<()> {

@@ -4,15 +4,21 @@
 
 pub(crate) mod act;
 pub mod attention;
+mod checks;
 pub mod conv;
 pub mod elementwise;
 pub mod gather;
 pub mod matmul;
+pub mod norm;
 pub mod pool;
 pub mod random;
+pub mod reduce;
+mod rows;
+pub mod softmax;
 pub mod sort;
 
 pub use act::Act;
+pub use rows::RowVariant;
 
 use crate::runtime::Kernel;
 
@@ -25,8 +31,11 @@ pub fn kernels() -> Vec<&'static Kernel> {
         elementwise::KERNELS,
         gather::KERNELS,
         matmul::KERNELS,
+        norm::KERNELS,
         pool::KERNELS,
         random::KERNELS,
+        reduce::KERNELS,
+        softmax::KERNELS,
         sort::KERNELS,
     ];
     families.iter().copied().flatten().collect()

@@ -8,8 +8,11 @@ pub mod conv;
 pub mod elementwise;
 pub mod gather;
 pub mod matmul;
+pub mod norm;
 pub mod pool;
 pub mod random;
+pub mod reduce;
+pub mod softmax;
 pub mod sort;
 
 /// A row-major array of f64 on the host.

@@ -1,0 +1,64 @@
+//! How ops over rows spread them: a row to an invocation, or a row to a workgroup.
+
+use crate::runtime::{DeviceProfile, Runtime};
+
+/// Sizes in use of workgroups whose invocations work alone. Small ones give a software adapter's few cores equal shares.
+pub(crate) const ALONE_SIZES: &[u32] = &[16, 64];
+/// Sizes in use of workgroups that share a row.
+pub(crate) const SHARED_SIZES: &[u32] = &[64, 256];
+
+/// Who works on a row. The ops choose; the functions that take a variant are for benchmarks and tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RowVariant {
+    /// One invocation, without workgroup memory: short rows, and software adapters, where only the number of loads counts.
+    Invocation,
+    /// One workgroup, joined by a tree in workgroup memory: right on every adapter.
+    Group,
+    /// One workgroup, its subgroups joined first: needs subgroup operations, of any size.
+    Subgroup,
+}
+
+impl RowVariant {
+    /// Every variant, plainest first.
+    pub const ALL: [Self; 3] = [Self::Invocation, Self::Group, Self::Subgroup];
+
+    /// The variant for `n_rows` rows of `n_cols` elements.
+    #[must_use]
+    pub fn choose(profile: &DeviceProfile, n_rows: usize, n_cols: usize) -> Self {
+        // Few long rows would leave most of an adapter idle if each had but one invocation.
+        let alone = if profile.is_software() { n_rows >= 32 || n_cols <= 256 } else { n_cols <= 32 };
+        if alone {
+            Self::Invocation
+        } else if profile.features.subgroup && !profile.is_software() {
+            Self::Subgroup
+        } else {
+            Self::Group
+        }
+    }
+
+    /// Size and number of workgroups: invocations that work alone, or a workgroup for each of `n_threads` rows of
+    /// `n_cols` elements.
+    pub(crate) fn grid(self, runtime: &Runtime, n_threads: usize, n_cols: usize) -> (u32, u64) {
+        match self {
+            Self::Invocation => alone_grid(runtime, n_threads),
+            Self::Group | Self::Subgroup => (shared_size(n_cols), n_threads as u64),
+        }
+    }
+
+    /// Whether `profile` has what it needs.
+    #[must_use]
+    pub fn runs_on(self, profile: &DeviceProfile) -> bool {
+        self != Self::Subgroup || profile.features.subgroup
+    }
+}
+
+/// Workgroups of invocations that work alone: their size and number for `n_threads` invocations.
+pub(crate) fn alone_grid(runtime: &Runtime, n_threads: usize) -> (u32, u64) {
+    let size = ALONE_SIZES[usize::from(!runtime.profile().is_software())];
+    (size, (n_threads as u64).div_ceil(u64::from(size)))
+}
+
+/// Size of a workgroup that shares a row of `n_cols` elements: at least four for each invocation of a large one.
+pub(crate) fn shared_size(n_cols: usize) -> u32 {
+    SHARED_SIZES[usize::from(n_cols >= 1024)]
+}

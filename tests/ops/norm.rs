@@ -1,0 +1,282 @@
+use crate::support::compare::{Tolerance, compare};
+use crate::support::golden::{Golden, permuted};
+use crate::support::row::{Shapes, download, row, rows, upload, values};
+use crate::support::runtime;
+use leanvision::ops::norm::{RowNorm, batch_norm, group_norm, layer_norm, rms_norm, row_norm_with};
+use leanvision::ops::{Act, RowVariant};
+use leanvision::reference::{Array, elementwise::act, elementwise::map, norm as reference};
+use leanvision::{DType, Tensor};
+
+// Rows of every remainder by 4, fewer and more than a workgroup's invocations, numbers of rows of every remainder by 4.
+const SHAPES: &[Shapes] = &[
+    &[&[3, 257], &[257], &[257]],
+    &[&[1, 1], &[1], &[1]],
+    &[&[0, 8], &[8], &[8]],
+    &[&[5, 0], &[0], &[0]],
+    &[&[12], &[12], &[12]],
+    &[&[2, 3, 4, 6], &[6], &[6]],
+    &[&[66, 192], &[192], &[192]],
+    &[&[33, 20], &[20], &[20]],
+    &[&[35, 63], &[63], &[63]],
+    &[&[9, 768], &[768], &[768]],
+    &[&[2, 4099], &[4099], &[4099]],
+    &[&[70_001, 12], &[12], &[12]],
+];
+const CHANNELS: &[Shapes] = &[
+    &[&[5, 7, 6, 16], &[16], &[16], &[16], &[16]],
+    &[&[1], &[1], &[1], &[1], &[1]],
+    &[&[0, 4], &[4], &[4], &[4], &[4]],
+    &[&[3, 0], &[0], &[0], &[0], &[0]],
+    &[&[3, 4], &[4], &[4], &[4], &[4]],
+    &[&[17, 3], &[3], &[3], &[3], &[3]],
+    &[&[2, 63, 65, 10], &[10], &[10], &[10], &[10]],
+    &[&[64, 33, 32, 20], &[20], &[20], &[20], &[20]],
+    &[&[1, 2063, 2039, 1], &[1], &[1], &[1], &[1]],
+];
+const EPS: f32 = 1e-5;
+const EPS_64: f64 = EPS as f64;
+
+// A few roundings of numbers of the size of the row's spread, divided by it, times a gain up to 3.
+const TOLERANCE: Tolerance = Tolerance { atol: 1e-5, rtol: 1e-5, allowed: 0 };
+
+#[test]
+fn row_norms_match_the_reference() {
+    rows([
+        row(
+            "layer_norm",
+            SHAPES,
+            -3.0..3.0,
+            |x| layer_norm(&x[0], Some(&x[1]), Some(&x[2]), EPS),
+            |x| reference::layer_norm(&x[0], Some(&x[1]), Some(&x[2]), EPS_64),
+        )
+        .tolerance(TOLERANCE)
+        .f16(Tolerance::F16),
+        row(
+            "rms_norm",
+            SHAPES,
+            -3.0..3.0,
+            |x| rms_norm(&x[0], Some(&x[1]), EPS),
+            |x| reference::rms_norm(&x[0], Some(&x[1]), EPS_64),
+        )
+        .tolerance(TOLERANCE)
+        .f16(Tolerance::F16),
+    ]);
+}
+
+#[test]
+fn every_row_norm_variant_matches_the_reference() {
+    let Some(runtime) = runtime() else { return };
+    for variant in RowVariant::ALL.into_iter().filter(|variant| variant.runs_on(runtime.profile())) {
+        for (norm, gain, bias) in [
+            (RowNorm::Layer, true, true),
+            (RowNorm::Layer, true, false),
+            (RowNorm::Layer, false, true),
+            (RowNorm::Layer, false, false),
+            (RowNorm::Rms, true, true),
+            (RowNorm::Rms, false, false),
+        ] {
+            rows([row(
+                "row_norm",
+                SHAPES,
+                -3.0..3.0,
+                move |x| {
+                    let (gain, bias) = (gain.then_some(&x[1]), bias.then_some(&x[2]));
+                    row_norm_with(Some(variant), norm, &x[0], gain, bias, EPS)
+                },
+                move |x| {
+                    let (gain, bias) = (gain.then_some(&x[1]), bias.then_some(&x[2]));
+                    if norm == RowNorm::Layer {
+                        return reference::layer_norm(&x[0], gain, bias, EPS_64);
+                    }
+                    let zeros = Array::from_fn(&x[2].shape, |_| 0.0);
+                    let ones = Array::from_fn(&x[2].shape, |_| 1.0);
+                    let normed = reference::rms_norm(&x[0], gain, EPS_64);
+                    let bias = bias.unwrap_or(&zeros);
+                    reference::batch_norm(&normed, &ones, bias, &zeros, &ones, 0.0)
+                },
+            )
+            .tolerance(TOLERANCE)
+            .f16(Tolerance::F16)]);
+        }
+    }
+}
+
+#[test]
+fn a_mean_far_from_zero_costs_no_digits() {
+    let Some(runtime) = runtime() else { return };
+    // Mean 1e3, deviation 1, stored exactly: errors are those of the differences, about 1e-7 of the deviation a term.
+    for n in [192, 197, 768, 5000] {
+        let x = map(&values(&[40, n], &(-1.732..1.732), DType::F32, 9), |v| f64::from((v + 1000.0) as f32));
+        let want = reference::layer_norm(&x, None, None, EPS_64);
+        let tensor = upload(&runtime, &x, DType::F32).unwrap();
+        for variant in RowVariant::ALL.into_iter().filter(|variant| variant.runs_on(runtime.profile())) {
+            let out = row_norm_with(Some(variant), RowNorm::Layer, &tensor, None, None, EPS).unwrap();
+            let outcome =
+                compare(&download(&out).unwrap(), &want.data, Tolerance { atol: 2e-6, rtol: 2e-6, allowed: 0 });
+            outcome.unwrap_or_else(|message| panic!("{variant:?}, n {n}: {message}"));
+        }
+    }
+    // Group norm keeps its means in f32, so that they are off by half a unit in the last place: 3e-5 at 1000.
+    let x = map(&values(&[2, 50, 8], &(-1.732..1.732), DType::F32, 9), |v| f64::from((v + 1000.0) as f32));
+    let one = Array::from_fn(&[8], |_| 1.0);
+    let zero = Array::from_fn(&[8], |_| 0.0);
+    let [tensor, gain, bias] = [&x, &one, &zero].map(|a| upload(&runtime, a, DType::F32).unwrap());
+    let out = group_norm(&tensor, 2, &gain, &bias, EPS).unwrap();
+    let want = reference::group_norm(&x, 2, &one, &zero, EPS_64);
+    compare(&download(&out).unwrap(), &want.data, Tolerance { atol: 1e-4, rtol: 1e-6, allowed: 0 }).unwrap();
+}
+
+#[test]
+fn constant_rows_and_outliers_stay_finite() {
+    let Some(runtime) = runtime() else { return };
+    let n = 64;
+    let mut data = vec![7.25_f32; 3 * n];
+    // An outlier in front, which the differences are taken to, and one at the end.
+    data[n] = 1e6;
+    data[3 * n - 1] = -1e6;
+    let x = Array::new(&[3, n], data.iter().map(|v| f64::from(*v)).collect());
+    let want = reference::layer_norm(&x, None, None, EPS_64);
+    let tensor = Tensor::from_slice(&runtime, &data, &[3, n]).unwrap();
+    for variant in RowVariant::ALL.into_iter().filter(|variant| variant.runs_on(runtime.profile())) {
+        let out = row_norm_with(Some(variant), RowNorm::Layer, &tensor, None, None, EPS).unwrap();
+        compare(&download(&out).unwrap(), &want.data, TOLERANCE).unwrap_or_else(|m| panic!("{variant:?}: {m}"));
+    }
+}
+
+#[test]
+fn rows_with_nan_or_infinity_come_out_as_nan_and_leave_their_neighbours_alone() {
+    let Some(runtime) = runtime() else { return };
+    for n in [3_usize, 8, 67, 300] {
+        let mut data = vec![1.0_f32; 6 * n];
+        data[n + n / 2] = f32::NAN;
+        data[3 * n - 1] = f32::INFINITY;
+        data[3 * n] = f32::NEG_INFINITY;
+        let x = Tensor::from_slice(&runtime, &data, &[6, n]).unwrap();
+        for variant in RowVariant::ALL.into_iter().filter(|variant| variant.runs_on(runtime.profile())) {
+            let out = row_norm_with(Some(variant), RowNorm::Layer, &x, None, None, EPS).unwrap();
+            for (i, row) in out.to_vec::<f32>().unwrap().chunks_exact(n).enumerate() {
+                let right = |v: &f32| if (1..4).contains(&i) { v.is_nan() } else { *v == 0.0 };
+                assert!(row.iter().all(right), "{variant:?}, n {n}, row {i}: {:?}", &row[..3]);
+            }
+        }
+    }
+}
+
+#[test]
+fn batch_norm_matches_the_reference_with_every_activation() {
+    let acts = [
+        Act::None,
+        Act::Relu,
+        Act::Relu6,
+        Act::Gelu,
+        Act::GeluTanh,
+        Act::Silu,
+        Act::Sigmoid,
+        Act::Tanh,
+        Act::Hardswish,
+    ];
+    rows(acts.map(|kind| {
+        let shapes = if kind == Act::None { CHANNELS } else { &CHANNELS[..6] };
+        row(
+            "batch_norm",
+            shapes,
+            0.1..3.0,
+            move |x| batch_norm(&x[0], &x[1], &x[2], &x[3], &x[4], EPS, kind),
+            move |x| {
+                let out = reference::batch_norm(&x[0], &x[1], &x[2], &x[3], &x[4], EPS_64);
+                map(&out, |v| act(kind, v))
+            },
+        )
+        .f16(Tolerance { atol: 4e-3, rtol: 2e-3, allowed: 0 })
+    }));
+}
+
+#[test]
+fn group_norm_matches_the_reference() {
+    const GROUPED: &[Shapes] = &[
+        &[&[2, 5, 7, 12], &[12], &[12]],
+        &[&[3, 12], &[12], &[12]],
+        &[&[0, 4, 12], &[12], &[12]],
+        &[&[1, 65, 33, 24], &[24], &[24]],
+        &[&[5, 6, 18], &[18], &[18]],
+    ];
+    for groups in [1, 2, 3, 6] {
+        rows([row(
+            "group_norm",
+            GROUPED,
+            -3.0..3.0,
+            move |x| group_norm(&x[0], groups, &x[1], &x[2], EPS),
+            move |x| reference::group_norm(&x[0], groups, &x[1], &x[2], EPS_64),
+        )
+        .f16(Tolerance { atol: 1e-3, rtol: 2e-3, allowed: 0 })]);
+    }
+}
+
+#[test]
+fn parameters_may_be_wider_than_the_input() {
+    let Some(runtime) = runtime() else { return };
+    if !runtime.profile().features.f16 {
+        return;
+    }
+    let arrays = [&[6, 8][..], &[8], &[8], &[8], &[8]].map(|shape| values(shape, &(0.1..2.0), DType::F16, 4));
+    let x = upload(&runtime, &arrays[0], DType::F16).unwrap();
+    let [gain, bias, mean, var] = [1, 2, 3, 4].map(|i| upload(&runtime, &arrays[i], DType::F32).unwrap());
+    let [_, a, b, c, d] = &arrays;
+    let check = |out: Tensor, want: Array| {
+        assert_eq!(out.dtype(), DType::F16);
+        compare(&download(&out).unwrap(), &want.data, Tolerance { atol: 2e-3, rtol: 2e-3, allowed: 0 }).unwrap();
+    };
+    check(
+        layer_norm(&x, Some(&gain), Some(&bias), EPS).unwrap(),
+        reference::layer_norm(&arrays[0], Some(a), Some(b), EPS_64),
+    );
+    check(
+        batch_norm(&x, &gain, &bias, &mean, &var, EPS, Act::None).unwrap(),
+        reference::batch_norm(&arrays[0], a, b, c, d, EPS_64),
+    );
+    check(group_norm(&x, 4, &gain, &bias, EPS).unwrap(), reference::group_norm(&arrays[0], 4, a, b, EPS_64));
+}
+
+#[test]
+fn norms_match_pytorch() {
+    let Some(runtime) = runtime() else { return };
+    let golden = Golden::open();
+    for op in ["layer_norm", "rms_norm", "group_norm", "batch_norm"] {
+        for case in golden.cases(op) {
+            let eps = case.params["eps"].as_f64().unwrap() as f32;
+            let param = |role: &str| case.tensor(role).map(|a| upload(&runtime, &a, DType::F32).unwrap());
+            let need = |role: &str| param(role).unwrap();
+            let images = op == "group_norm" || op == "batch_norm";
+            let last = |x: Array| if images { permuted(&x, &[0, 2, 3, 1]) } else { x };
+            let x = upload(&runtime, &last(case.need("x")), DType::F32).unwrap();
+            let out = match op {
+                "layer_norm" => layer_norm(&x, param("w").as_ref(), param("b").as_ref(), eps),
+                "rms_norm" => rms_norm(&x, param("w").as_ref(), eps),
+                "group_norm" => {
+                    let groups = case.params["groups"].as_u64().unwrap() as usize;
+                    group_norm(&x, groups, &need("w"), &need("b"), eps)
+                }
+                _ => batch_norm(&x, &need("w"), &need("b"), &need("mean"), &need("var"), eps, Act::None),
+            };
+            let outcome = compare(&download(&out.unwrap()).unwrap(), &last(case.need("out")).data, Tolerance::F32);
+            outcome.unwrap_or_else(|message| panic!("{}: {message}", case.name));
+        }
+    }
+}
+
+#[test]
+fn wrong_norms_are_named() {
+    let Some(runtime) = runtime() else { return };
+    let zeros = |shape: &[usize], dtype| Tensor::zeros(&runtime, shape, dtype).unwrap();
+    let x = zeros(&[3, 6], DType::F32);
+    let (c6, c5) = (zeros(&[6], DType::F32), zeros(&[5], DType::F32));
+    let error = layer_norm(&x, Some(&c5), None, EPS).unwrap_err().to_string();
+    assert_eq!(error, "layer_norm: x [3, 6] and gain [5] differ in n");
+    let error = group_norm(&x, 4, &c6, &c6, EPS).unwrap_err().to_string();
+    assert_eq!(error, "group_norm: 6 channels do not split into 4 groups");
+    let error = rms_norm(&x, None, -1.0).unwrap_err().to_string();
+    assert_eq!(error, "rms_norm: eps -1 given, 0 or more wanted");
+    let error = batch_norm(&x, &c6, &c6, &zeros(&[6], DType::U32), &c6, EPS, Act::None).unwrap_err().to_string();
+    assert_eq!(error, "batch_norm: mean is u32, one float type for all parameters wanted");
+    assert!(group_norm(&c6, 2, &c6, &c6, EPS).is_err() && layer_norm(&x, None, None, f32::NAN).is_err());
+}
