@@ -1,5 +1,7 @@
 //! The binaries from outside: what they print, how they refuse bad input, and their exit codes.
 
+#[path = "cli/demo.rs"]
+mod demo;
 #[path = "cli/gpubench.rs"]
 mod gpubench;
 
@@ -23,6 +25,19 @@ fn refusal(output: &std::process::Output) -> String {
     assert_eq!((output.stdout.len(), text.lines().count()), (0, 1), "{text}");
     assert!(text.starts_with("error: "), "{text}");
     text
+}
+
+/// Runs on the adapter under test and gives what is printed; `None`, said so, where there is none and none is required.
+fn ran(command: &mut Command) -> Option<String> {
+    let device = std::env::var("LEANVISION_DEVICE").unwrap_or_else(|_| "auto".into());
+    let output = command.args(["--device", &device]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    if text.starts_with("error: no adapter") && std::env::var("LEANVISION_REQUIRE_GPU").as_deref() != Ok("1") {
+        eprintln!("skipped: {text}");
+        return None;
+    }
+    assert!(output.status.success(), "{text}");
+    Some(String::from_utf8(output.stdout).unwrap())
 }
 
 fn printed(args: &[&str]) -> String {

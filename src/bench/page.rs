@@ -56,6 +56,14 @@ impl BenchReport {
         table
     }
 
+    /// The peaks as a table.
+    #[must_use]
+    pub fn peaks_table(&self) -> Table {
+        let mut table = Table::new(&["measured", ">at most"]);
+        self.peaks.list().into_iter().for_each(|(name, value)| table.row([name.to_string(), value]));
+        table
+    }
+
     /// The report as a page that stands alone.
     #[must_use]
     pub fn page(&self) -> Page {
@@ -90,9 +98,7 @@ impl BenchReport {
             ("run", format!("{}, leanvision {}, {} s", self.date, self.version, number(self.seconds))),
         ]);
         page.heading("What the adapter can do at most");
-        let mut peaks = Table::new(&["measured", ">rate"]);
-        self.peaks.list().into_iter().for_each(|(name, value)| peaks.row([name.to_string(), value]));
-        page.table(&peaks);
+        page.table(&self.peaks_table());
         let rows: Vec<&Row> = self.rows.iter().filter(|row| row.share_of_peak.is_some()).collect();
         if !rows.is_empty() {
             page.heading("Share of the peak that binds");

@@ -142,6 +142,9 @@ fn data_uri(picture: &Picture) -> Result<String> {
     Ok(format!("data:image/png;base64,{}", STANDARD.encode(png.into_inner())))
 }
 
+/// Grey between pictures, quiet on light and on dark.
+const GAP: u8 = 128;
+
 /// The first `n` images of a set as one picture, `columns` side by side, each pixel `scale` pixels wide, with a gap
 /// between images.
 #[must_use]
@@ -150,7 +153,7 @@ pub fn sheet(set: &ImageSet, n: usize, columns: usize, scale: usize) -> Picture 
     let gap = scale;
     let (tile_w, tile_h) = (set.width * scale + gap, set.height * scale + gap);
     let (width, height) = (columns.min(n.max(1)) * tile_w - gap, n.div_ceil(columns).max(1) * tile_h - gap);
-    let mut rgb = vec![255; width * height * 3];
+    let mut rgb = vec![GAP; width * height * 3];
     for i in 0..n {
         let Some(image) = set.image(i) else { continue };
         let (left, top) = (i % columns * tile_w, i / columns * tile_h);
@@ -201,7 +204,7 @@ mod tests {
         // Image 2 stands at the left of the second row, two pixels a pixel.
         let at = |x: usize, y: usize| &picture.rgb[(y * picture.width + x) * 3..][..3];
         assert_eq!(at(6, 66 + 8), &set.image(2).unwrap()[(4 * 32 + 3) * 3..][..3]);
-        assert_eq!(at(64, 0), [255; 3]);
+        assert_eq!(at(64, 0), [GAP; 3]);
         for n in [2, 5] {
             assert!(data_uri(&Picture { rgb: vec![0; n], height: 1, width: 1 }).is_err());
         }

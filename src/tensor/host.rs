@@ -58,11 +58,12 @@ impl<T: Element> Future for Read<T> {
 }
 
 fn pick<T: Element>(bytes: &[u8], (start, shape, strides): &(usize, Vec<usize>, Vec<usize>)) -> Vec<T> {
-    let all: Vec<T> = bytemuck::pod_collect_to_vec(&bytes[..bytes.len() / size_of::<T>() * size_of::<T>()]);
+    let size = size_of::<T>();
     let n: usize = shape.iter().product();
     if *strides == super::contiguous_strides(shape) {
-        return all[*start..*start + n].to_vec();
+        return bytemuck::pod_collect_to_vec(&bytes[start * size..(start + n) * size]);
     }
+    let all: Vec<T> = bytemuck::pod_collect_to_vec(&bytes[..bytes.len() / size * size]);
     let at = |mut i: usize| {
         let mut index = *start;
         for (size, stride) in shape.iter().zip(strides).rev() {

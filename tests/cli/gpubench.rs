@@ -9,17 +9,8 @@ fn gpubench(args: &[&str]) -> std::process::Output {
     Command::new(assert_cmd::cargo::cargo_bin!("gpubench")).args(args).output().unwrap()
 }
 
-/// Runs on the adapter under test; `None`, said so, where there is none and none is required.
 fn ran(args: &[&str]) -> Option<String> {
-    let device = std::env::var("LEANVISION_DEVICE").unwrap_or_else(|_| "auto".into());
-    let output = gpubench(&[args, &["--device", &device]].concat());
-    let text = String::from_utf8_lossy(&output.stderr);
-    if text.starts_with("error: no adapter") && std::env::var("LEANVISION_REQUIRE_GPU").as_deref() != Ok("1") {
-        eprintln!("skipped: {text}");
-        return None;
-    }
-    assert!(output.status.success(), "{args:?}: {text}");
-    Some(String::from_utf8(output.stdout).unwrap())
+    super::ran(Command::new(assert_cmd::cargo::cargo_bin!("gpubench")).args(args))
 }
 
 #[test]

@@ -1,5 +1,5 @@
 use crate::Result;
-use crate::bench::{Case, Level, noise};
+use crate::bench::{Case, Level, noise, worst};
 use crate::ops::Act;
 use crate::ops::conv::{Conv2d, Variant, conv2d, conv2d_with};
 use crate::reference::conv::conv2d_at;
@@ -67,9 +67,9 @@ fn case(runtime: &Runtime, shape: Shape, variant: Option<Variant>) -> Result<Cas
         let error = |i: usize| {
             let pixel = i / co;
             let index = [pixel / side / side, pixel / side % side, pixel % side, i % co];
-            (f64::from(got[i]) - conv2d_at(&x_array, &w_array, Some(&bias_array), &conv, &index)).abs()
+            f64::from(got[i]) - conv2d_at(&x_array, &w_array, Some(&bias_array), &conv, &index)
         };
-        Ok((0..got.len()).step_by(997).map(error).fold(0.0, f64::max))
+        Ok(worst((0..got.len()).step_by(997).map(error)))
     };
     let strided = if stride == 1 { String::new() } else { format!(" /{stride}") };
     let grouped = if groups == 1 { String::new() } else { format!(" in {groups}") };

@@ -1,4 +1,4 @@
-use crate::bench::{Case, Level, noise};
+use crate::bench::{Case, Level, noise, worst};
 use crate::ops::pool::{avg_pool2d, global_avg_pool, max_pool2d};
 use crate::reference::pool as reference;
 use crate::runtime::Runtime;
@@ -7,7 +7,7 @@ use crate::{Result, Tensor};
 pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     let largest = |got: &Tensor, want: &[f64]| -> Result<f64> {
-        Ok(got.to_vec::<f32>()?.iter().zip(want).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max))
+        Ok(worst(got.to_vec::<f32>()?.iter().zip(want).map(|(a, b)| f64::from(*a) - b)))
     };
     let (x, array) = noise(runtime, &[8, 112, 112, 64], 1)?;
     let (n, n_out) = (x.len() as u64, 8 * 56 * 56 * 64);

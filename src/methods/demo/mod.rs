@@ -1,0 +1,119 @@
+//! The tour: every part of the engine at small size, on pictures drawn on the spot, as text and as one page.
+
+mod config;
+
+pub use config::Config;
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::bench::{self, Level, SuiteFlags};
+use crate::data::{ImageSet, Split, shapes};
+use crate::ops::conv::{Conv2d, conv2d};
+use crate::ops::{Act, elementwise};
+use crate::report::{Page, Table, number, sheet};
+use crate::{DType, Result, Runtime, Tensor};
+
+/// Binaries, what they do, and a line to try.
+const BINARIES: [[&str; 3]; 3] = [
+    ["classify", "what a network is and costs", "cargo run --release --bin classify -- info --arch resnet20"],
+    ["gpubench", "speed of this machine, kernel by kernel", "cargo run --release --bin gpubench -- run --suite quick"],
+    ["demo", "this tour", "cargo run --release"],
+];
+
+/// Images of the tour, and how many stand side by side.
+const N_IMAGES: usize = 40;
+const N_COLUMNS: usize = 10;
+
+/// Walks through the tour; `say` gets each part's text as soon as it is known.
+///
+/// Answers with the page and the figures.
+///
+/// # Errors
+/// What the parts return, and what `say` returns.
+pub fn run(
+    runtime: &Runtime,
+    config: &Config,
+    mut say: impl FnMut(&str) -> std::io::Result<()>,
+) -> anyhow::Result<(Page, Value)> {
+    let mut page =
+        Page::new("leanvision", "Computer vision that is cheap to train, store, render and trust, on any GPU.");
+    let profile = runtime.profile();
+    page.facts([("adapter", profile.to_string()), ("run", crate::report::now())]);
+
+    let set = shapes(N_IMAGES, config.common.seed, Split::Test);
+    page.heading("Pictures drawn on the spot");
+    page.text(&format!(
+        "{}, in ten classes: {}. Nothing is downloaded; every method runs on them unless --data names others.",
+        set.source,
+        set.class_names.join(", ")
+    ));
+    page.picture(&sheet(&set, N_IMAGES, N_COLUMNS, 2), "Each column holds one class.")?;
+
+    let (edges, ms) = timed(runtime, || edges(runtime, &set))?;
+    let first = format!("{N_IMAGES} pictures to their edges in {} ms, compilation included", number(ms));
+    say(&first)?;
+    page.heading("A first kernel");
+    page.text(&format!("{first}: a 3x3 convolution to two slopes, and the length of both."));
+    page.picture(&sheet(&edges, N_IMAGES, N_COLUMNS, 2), "The same pictures' edges, computed on the adapter.")?;
+
+    let families = bench::kernel::families().into_iter().filter(|family| ["conv", "matmul"].contains(family));
+    let flags = SuiteFlags { suite: Level::Quick, family: families.map(Into::into).collect() };
+    let report = bench::run(runtime, &flags, config.common.quiet)?;
+    // The rows that set the peaks stand in a line of their own.
+    let mut shown = report.clone();
+    shown.rows.retain(|row| !row.is_micro());
+    say(&format!("\n{shown}\n"))?;
+    page.heading("This machine");
+    page.text("Each row was checked against a plain CPU computation before it was timed.");
+    page.table(&report.peaks_table());
+    page.table(&shown.table(false));
+
+    page.heading("What to run next");
+    let mut table = Table::new(&["binary", "what it does", "to try it"]);
+    for row in BINARIES {
+        table.row(row);
+    }
+    say(&table.to_string())?;
+    page.table(&table);
+    report.verdict()?;
+    Ok((page, json!({ "edges_ms": ms, "images": N_IMAGES, "bench": report })))
+}
+
+/// A result and the ms until the device had it.
+fn timed<T>(runtime: &Runtime, run: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
+    let start = Instant::now();
+    let result = run()?;
+    runtime.sync()?;
+    Ok((result, start.elapsed().as_secs_f64() * 1e3))
+}
+
+/// How steep the brightness of each image is at each pixel, as grey images.
+fn edges(runtime: &Runtime, set: &ImageSet) -> Result<ImageSet> {
+    let bytes = Tensor::from_slice(runtime, &set.images, &[set.len(), set.height, set.width, set.channels])?;
+    let scalar = |value: f32| Tensor::from_slice(runtime, &[value], &[1]);
+    let x = elementwise::from_bytes(&bytes, &scalar(1.0 / 255.0)?, &scalar(0.0)?, DType::F32)?;
+    // Sobel's two filters over red, green and blue by how bright each looks: [3, 3, 3, 2].
+    let sobel = [[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0f32]];
+    let taps = (0..3).flat_map(|y| (0..3).map(move |x| (y, x)));
+    let filters: Vec<f32> = taps
+        .flat_map(|(y, x)| {
+            [0.299, 0.587, 0.114].into_iter().flat_map(move |luma| [luma * sobel[y][x], luma * sobel[x][y]])
+        })
+        .collect();
+    let w = Tensor::from_slice(runtime, &filters, &[3, 3, 3, 2])?;
+    // Without padding: the black around an image would be its steepest edge.
+    let slopes = conv2d(&x, &w, None, &Conv2d::default(), Act::None)?;
+    let squares = elementwise::mul(&slopes, &slopes)?;
+    let length = elementwise::sqrt(&elementwise::add(&squares.slice(3, 0..1)?, &squares.slice(3, 1..2)?)?)?;
+    let images = length.to_vec::<f32>()?.iter().map(|v| (255.0 * v).min(255.0) as u8).collect();
+    ImageSet::new(
+        "edges",
+        "edges of the tour's images",
+        [set.height - 2, set.width - 2, 1],
+        images,
+        set.labels.clone(),
+        set.class_names.clone(),
+    )
+}

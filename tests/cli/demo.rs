@@ -1,0 +1,44 @@
+//! The tour from outside.
+
+use assert_cmd::Command;
+use serde_json::Value;
+
+use super::{ran, refusal};
+
+fn demo() -> Command {
+    Command::new(assert_cmd::cargo::cargo_bin!("demo"))
+}
+
+#[test]
+fn demo_leaves_its_page_where_it_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(text) = ran(demo().current_dir(folder.path()).env("LEANVISION_CACHE", folder.path().join("cache"))) else {
+        return;
+    };
+    assert!(text.contains("40 pictures to their edges in") && text.contains("cargo run --release --bin"), "{text}");
+    let out = folder.path().join("out/demo");
+    assert!(text.ends_with("the page: out/demo/report.html\n"), "{text}");
+    let page = std::fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(page.matches("src=\"data:image/png;base64,").count() >= 2 && !page.contains("NaN"));
+    assert!(!page.contains("http"), "the page fetches something");
+    let result: Value = serde_json::from_slice(&std::fs::read(out.join("result.json")).unwrap()).unwrap();
+    assert!(
+        result["edges_ms"].as_f64().is_some_and(|ms| ms > 0.0) && result["bench"]["wrong"] == serde_json::json!([])
+    );
+}
+
+#[test]
+fn demo_refuses_bad_input_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for (args, part) in [
+        (&["--device", "cuda"][..], "unknown device 'cuda'"),
+        (&["--out", file.to_str().unwrap()], "file"),
+        (&["--hats"], "unexpected argument '--hats'"),
+    ] {
+        let line = refusal(&demo().current_dir(folder.path()).args(args).output().unwrap());
+        assert!(line.contains(part), "{line}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
