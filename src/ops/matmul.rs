@@ -3,7 +3,7 @@
 use super::act::{ACT, Act};
 use crate::runtime::{
     Bind::{Read, Write},
-    Common, INDEX, Kernel,
+    Common, DeviceProfile, INDEX, Kernel,
 };
 use crate::tensor::{DType, Tensor, broadcast, collapse};
 use crate::{Error, Result};
@@ -11,8 +11,12 @@ use crate::{Error, Result};
 const SOURCE: &str = include_str!("../../shaders/matmul.wgsl");
 const FAMILY: &str = "matmul";
 const COMMONS: &[Common] = &[INDEX, ACT];
-const WG_SIZE: u64 = 64;
 const FLOATS: &[DType] = &[DType::F32, DType::F16];
+
+/// The layouts of the shader: four elements of `b` lie along the inner axis, of `a` along the rows; nothing is known.
+const B_INNER: u32 = 1;
+const A_ROWS: u32 = 2;
+const ANY: u32 = 4;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -30,32 +34,166 @@ struct MatmulParams {
     stride_b_col: u32,
     stride_a_batch: [u32; 2],
     stride_b_batch: [u32; 2],
-    has_bias: u32,
+    bias: u32,
 }
 
-const fn kernel(entry: &'static str) -> Kernel {
+/// Override constants and the values in use.
+type Overrides = &'static [(&'static str, &'static [u32])];
+
+const fn kernel(entry: &'static str, overrides: Overrides) -> Kernel {
     Kernel::new(FAMILY, entry, SOURCE, &[Read, Read, Read, Write])
         .commons(COMMONS)
         .params::<MatmulParams>()
         .types(&["Elem"], &[FLOATS])
+        .overrides(overrides)
 }
 
-const MATMUL_PLAIN_FWD: Kernel = kernel("matmul_plain_fwd").overrides(&[("ACT", &[0, 1, 2, 3, 4, 5, 6, 7, 8])]);
+const ALL_ACTS: &[u32] = &[0, 1, 2, 3, 4, 5, 6, 7, 8];
+/// Without an activation, every layout.
+const PLAIN: [(&str, &[u32]); 2] = [("ACT", &[0]), ("LAYOUT", &[0, 1, 2, 3, 4])];
+/// With one, fewer: the operands of other layouts are copied first.
+const WITH_ACT: [(&str, &[u32]); 2] = [("ACT", super::act::CODES), ("LAYOUT", &[0, 4])];
+
+/// A kernel without and with an activation; the sizes come behind `ACT` and `LAYOUT`.
+macro_rules! pair {
+    ($entry:literal $(, $name:literal = $value:literal)* $(; $need:expr)?) => {
+        [
+            kernel($entry, &[PLAIN[0], PLAIN[1] $(, ($name, &[$value]))*])$(.needs(&[$need]))?,
+            kernel($entry, &[WITH_ACT[0], WITH_ACT[1] $(, ($name, &[$value]))*])$(.needs(&[$need]))?,
+        ]
+    };
+}
+
+const MATMUL_PLAIN_FWD: Kernel = kernel("matmul_plain_fwd", &[("ACT", ALL_ACTS)]);
+const REGISTERS_8: [Kernel; 2] = pair!("matmul_registers_fwd", "WG_SIZE" = 16, "ROWS" = 8);
+const REGISTERS_16: [Kernel; 2] = pair!("matmul_registers_fwd", "WG_SIZE" = 16, "ROWS" = 16);
+const SUBGROUP_8X8: [Kernel; 2] =
+    pair!("matmul_subgroup_fwd", "ROWS" = 8, "COLS" = 8; crate::runtime::Need::SubgroupOf(8));
+const SUBGROUP_32X4: [Kernel; 2] =
+    pair!("matmul_subgroup_fwd", "ROWS" = 32, "COLS" = 4; crate::runtime::Need::SubgroupOf(8));
+const SUBGROUP_32X8: [Kernel; 2] =
+    pair!("matmul_subgroup_fwd", "ROWS" = 32, "COLS" = 8; crate::runtime::Need::SubgroupOf(8));
+const TILED_64: [Kernel; 2] = pair!("matmul_tiled_fwd", "TILE" = 64);
+const TILED_128: [Kernel; 2] = pair!("matmul_tiled_fwd", "TILE" = 128);
+const VECTOR: [Kernel; 2] = pair!("matmul_vector_fwd", "WG_SIZE" = 8, "QUADS" = 8);
+const VECTOR_SHARED: [Kernel; 2] = pair!("matmul_vector_fwd", "WG_SIZE" = 128, "QUADS" = 8);
 
 /// The kernels of this family.
-pub const KERNELS: &[Kernel] = &[MATMUL_PLAIN_FWD];
+pub const KERNELS: &[Kernel] = &[
+    MATMUL_PLAIN_FWD,
+    REGISTERS_8[0],
+    REGISTERS_8[1],
+    REGISTERS_16[0],
+    REGISTERS_16[1],
+    SUBGROUP_8X8[0],
+    SUBGROUP_8X8[1],
+    SUBGROUP_32X4[0],
+    SUBGROUP_32X4[1],
+    SUBGROUP_32X8[0],
+    SUBGROUP_32X8[1],
+    TILED_64[0],
+    TILED_64[1],
+    TILED_128[0],
+    TILED_128[1],
+    VECTOR[0],
+    VECTOR[1],
+    VECTOR_SHARED[0],
+    VECTOR_SHARED[1],
+];
 
-/// How a product is computed.
+/// How a product is computed; tiles are rows x columns of one invocation unless said otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Variant {
     /// One output per invocation, any strides: what the others are checked against.
     Plain,
+    /// 8 x 8 in registers, operands straight from memory: software adapters.
+    Registers8,
+    /// 16 x 8 in registers, operands straight from memory: software adapters.
+    Registers16,
+    /// 8 x 8, the rows of `a` shared by broadcast: adapters with subgroups of 8.
+    Subgroup8x8,
+    /// 32 x 4, the rows of `a` shared by broadcast: adapters with subgroups of 8.
+    Subgroup32x4,
+    /// 32 x 8, the rows of `a` shared by broadcast: adapters with subgroups of 8.
+    Subgroup32x8,
+    /// 64 x 64 of a workgroup of 64, operands through workgroup memory: GPUs.
+    Tiled64,
+    /// 128 x 128 of a workgroup of 256, operands through workgroup memory: GPUs.
+    Tiled128,
+    /// A row times a matrix, or a matrix times a column, one invocation per 4 sums: software adapters. Refused where
+    /// both `m` and `n` pass 1.
+    Vector,
+    /// The same with each sum shared by 16 invocations of a workgroup: GPUs.
+    VectorShared,
 }
 
 impl Variant {
     /// Every variant.
-    pub const ALL: &[Self] = &[Self::Plain];
+    pub const ALL: &[Self] = &[
+        Self::Plain,
+        Self::Registers8,
+        Self::Registers16,
+        Self::Subgroup8x8,
+        Self::Subgroup32x4,
+        Self::Subgroup32x8,
+        Self::Tiled64,
+        Self::Tiled128,
+        Self::Vector,
+        Self::VectorShared,
+    ];
+
+    /// Whether an adapter has what it needs for `dtype`.
+    #[must_use]
+    pub fn runs_on(self, profile: &DeviceProfile, dtype: DType) -> bool {
+        self.kernel(Act::None).runs_on(profile, &[dtype])
+    }
+
+    fn kernel(self, act: Act) -> &'static Kernel {
+        let pair: &'static [Kernel; 2] = match self {
+            Self::Plain => return &MATMUL_PLAIN_FWD,
+            Self::Registers8 => &REGISTERS_8,
+            Self::Registers16 => &REGISTERS_16,
+            Self::Subgroup8x8 => &SUBGROUP_8X8,
+            Self::Subgroup32x4 => &SUBGROUP_32X4,
+            Self::Subgroup32x8 => &SUBGROUP_32X8,
+            Self::Tiled64 => &TILED_64,
+            Self::Tiled128 => &TILED_128,
+            Self::Vector => &VECTOR,
+            Self::VectorShared => &VECTOR_SHARED,
+        };
+        &pair[usize::from(act != Act::None)]
+    }
+
+    /// Rows and columns that one step of the grid covers.
+    fn tile(self) -> (u64, u64) {
+        match self {
+            Self::Plain => (1, 1),
+            Self::Registers8 => (8, 8),
+            Self::Registers16 => (16, 8),
+            Self::Subgroup8x8 => (8, 64),
+            Self::Subgroup32x4 => (32, 32),
+            Self::Subgroup32x8 => (32, 64),
+            Self::Tiled64 => (64, 64),
+            Self::Tiled128 => (128, 128),
+            Self::Vector | Self::VectorShared => (1, 32),
+        }
+    }
+
+    /// Workgroups for `n_batch` products of `m` x `n` outputs.
+    fn groups(self, n_batch: u64, m: u64, n: u64) -> u64 {
+        let (rows, cols) = self.tile();
+        let (down, across) = (m.div_ceil(rows), n.div_ceil(cols));
+        match self {
+            Self::Plain => (n_batch * m * n).div_ceil(64),
+            // Strips of at most eight tiles, equally wide.
+            Self::Registers8 | Self::Registers16 => {
+                let n_strips = across.div_ceil(8);
+                (n_batch * down * n_strips * across.div_ceil(n_strips.max(1))).div_ceil(16)
+            }
+            _ => n_batch * down * across,
+        }
+    }
 }
 
 /// A product in the terms of the kernels: operands, output and numbers.
@@ -88,12 +226,13 @@ impl Product {
         let shape = |rows: usize, cols: usize| [&batch[..], &[rows, cols]].concat();
         let out = Tensor::empty(a.runtime(), &shape(m, n), a.dtype())?;
         let bias = bias.map(Tensor::contiguous).transpose()?;
-        let n_batch: usize = batch.iter().product();
+        let (a, b) = readable(a, b, act)?;
 
         // One b for all: the batch of a is more rows, where its strides let it.
-        let folded = if batch_b.iter().all(|&size| size == 1) { a.reshape_view(&[n_batch * m, k]) } else { None };
+        let n_rows = batch.iter().product::<usize>() * m;
+        let folded = if batch_b.iter().all(|&size| size == 1) { a.reshape_view(&[n_rows, k]) } else { None };
         let (mut a, mut b, batch, m) = match folded {
-            Some(a) => (a, b.clone(), Vec::new(), n_batch * m),
+            Some(a) => (a, b, Vec::new(), n_rows),
             None => (a.broadcast_to(&shape(m, k))?, b.broadcast_to(&shape(k, n))?, batch, m),
         };
         let axes = batch.len();
@@ -108,38 +247,99 @@ impl Product {
             [inner] => [0, inner as u32],
             _ => [0, 0],
         };
-        let (base_a, base_b) = (a.binding_from().1, b.binding_from().1);
-        let last = |x: &Tensor| [x.strides()[x.rank() - 2] as u32, x.strides()[x.rank() - 1] as u32];
-        let ([stride_a_row, stride_a_inner], [stride_b_inner, stride_b_col]) = (last(&a), last(&b));
+        let [stride_a_row, stride_a_inner] = last_strides(&a);
+        let [stride_b_inner, stride_b_col] = last_strides(&b);
         let params = MatmulParams {
             n_batch: sizes.iter().product::<usize>() as u32,
             n_batch_inner: sizes.last().map_or(1, |size| *size as u32),
             n_rows: m as u32,
             n_cols: n as u32,
             n_inner: k as u32,
-            base_a,
-            base_b,
-            stride_a_row,
-            stride_a_inner,
-            stride_b_inner,
-            stride_b_col,
+            base_a: a.binding_from().1,
+            base_b: b.binding_from().1,
+            stride_a_row: stride_a_row as u32,
+            stride_a_inner: stride_a_inner as u32,
+            stride_b_inner: stride_b_inner as u32,
+            stride_b_col: stride_b_col as u32,
             stride_a_batch: two(&strides[0]),
             stride_b_batch: two(&strides[1]),
-            has_bias: u32::from(bias.is_some()),
+            bias: u32::from(bias.is_some()),
         };
         Ok(Self { a, b, bias, act, out, params })
     }
 
-    fn run(self, variant: Variant) -> Result<Tensor> {
-        let Self { a, b, bias, act, out, params } = self;
-        let (kernel, groups) = match variant {
-            Variant::Plain => (&MATMUL_PLAIN_FWD, (out.len() as u64).div_ceil(WG_SIZE)),
+    /// The same numbers as a row times a matrix, `(A x)' = x' A'`.
+    fn turned(self) -> Self {
+        let p = self.params;
+        let params = MatmulParams {
+            n_rows: p.n_cols,
+            n_cols: p.n_rows,
+            base_a: p.base_b,
+            base_b: p.base_a,
+            stride_a_row: p.stride_b_col,
+            stride_a_inner: p.stride_b_inner,
+            stride_b_inner: p.stride_a_inner,
+            stride_b_col: p.stride_a_row,
+            stride_a_batch: p.stride_b_batch,
+            stride_b_batch: p.stride_a_batch,
+            bias: 2 * p.bias,
+            ..p
         };
+        Self { a: self.b, b: self.a, params, ..self }
+    }
+
+    /// How the kernels may read the operands.
+    fn layout(&self) -> u32 {
+        let p = &self.params;
+        if !p.n_inner.is_multiple_of(4) || !p.n_cols.is_multiple_of(4) {
+            return ANY;
+        }
+        let fours = |values: &[u32]| values.iter().all(|value| value.is_multiple_of(4));
+        let a = if !fours(&p.stride_a_batch) || !p.base_a.is_multiple_of(4) {
+            None
+        } else if p.stride_a_inner == 1 && (p.stride_a_row.is_multiple_of(4) || p.n_rows == 1) {
+            Some(0)
+        } else {
+            (p.stride_a_row == 1 && fours(&[p.stride_a_inner, p.n_rows])).then_some(A_ROWS)
+        };
+        let b = if !fours(&p.stride_b_batch) || !p.base_b.is_multiple_of(4) {
+            None
+        } else if p.stride_b_col == 1 && p.stride_b_inner.is_multiple_of(4) {
+            Some(0)
+        } else {
+            (p.stride_b_inner == 1 && p.stride_b_col.is_multiple_of(4)).then_some(B_INNER)
+        };
+        match (a, b) {
+            (Some(a), Some(b)) if self.act == Act::None || a + b == 0 => a + b,
+            _ => ANY,
+        }
+    }
+
+    fn run(self, variant: Variant) -> Result<Tensor> {
+        let p = &self.params;
+        if matches!(variant, Variant::Vector | Variant::VectorShared) && p.n_rows != 1 {
+            if p.n_cols != 1 {
+                let given = format!("{} x {} outputs given", p.n_rows, p.n_cols);
+                return Err(Error::argument("matmul", format!("{given}, one row or column wanted for {variant:?}")));
+            }
+            return self.turned().run(variant);
+        }
+        let layout = self.layout();
+        let Self { a, b, bias, act, out, params } = self;
+        let kernel = variant.kernel(act);
+        // The kernel lists one value for each size behind these two.
+        let values = |(name, values): &(&'static str, &[u32])| match *name {
+            "ACT" => ("ACT", act.code()),
+            "LAYOUT" => ("LAYOUT", layout),
+            name => (name, values[0]),
+        };
+        let overrides: Vec<_> = kernel.overrides.iter().map(values).collect();
+        let (n_batch, m, n) = (u64::from(params.n_batch), u64::from(params.n_rows), u64::from(params.n_cols));
         let bytes = ((a.len() + b.len() + out.len()) * a.dtype().bytes()) as u64;
         a.runtime()
             .launch(kernel)
             .types(&[a.dtype()])
-            .overrides(&[("ACT", act.code())])
+            .overrides(&overrides)
             .bind([
                 a.binding_from().0,
                 b.binding_from().0,
@@ -147,14 +347,42 @@ impl Product {
                 out.binding(),
             ])
             .params(&params)
-            .groups(groups)
-            .cost(2 * out.len() as u64 * u64::from(params.n_inner), bytes)
+            .groups(variant.groups(n_batch, m, n))
+            .cost(2 * n_batch * m * n * u64::from(params.n_inner), bytes)
             .run()?;
         Ok(out)
     }
 
+    /// The variant expected to be fastest, without trying.
     fn choose(&self) -> Variant {
-        Variant::Plain
+        let profile = self.a.runtime().profile();
+        let (n_batch, m, n) =
+            (u64::from(self.params.n_batch), u64::from(self.params.n_rows), u64::from(self.params.n_cols));
+        if m == 1 || n == 1 {
+            return if profile.is_software() { Variant::Vector } else { Variant::VectorShared };
+        }
+        if !profile.is_software() {
+            // Large tiles once they are enough to fill a large GPU.
+            let large = Variant::Tiled128.groups(n_batch, m, n) >= 256;
+            return if large { Variant::Tiled128 } else { Variant::Tiled64 };
+        }
+        // Work with the tiles filled up, over GFLOP/s of one core measured on lavapipe 22.3 with full tiles.
+        const RATES: &[(Variant, f64)] = &[
+            (Variant::Subgroup32x8, 30.0),
+            (Variant::Subgroup32x4, 23.0),
+            (Variant::Subgroup8x8, 16.5),
+            (Variant::Registers16, 12.0),
+            (Variant::Registers8, 10.5),
+        ];
+        let time = |(variant, rate): &(Variant, f64)| {
+            let (rows, cols) = variant.tile();
+            (m.div_ceil(rows) * rows * n.div_ceil(cols) * cols) as f64 / rate
+        };
+        RATES
+            .iter()
+            .filter(|(variant, _)| variant.runs_on(profile, self.a.dtype()))
+            .min_by(|a, b| time(a).total_cmp(&time(b)))
+            .map_or(Variant::Plain, |(variant, _)| *variant)
     }
 }
 
@@ -165,6 +393,32 @@ fn split_last_two<'a>(op: &'static str, name: &str, x: &'a Tensor) -> Result<(&'
         .ok_or_else(|| Error::shape(op, format!("{name} {:?} has fewer than two axes", x.shape())))
 }
 
+fn last_strides(x: &Tensor) -> [usize; 2] {
+    let [.., row, col] = *x.strides() else { return [0, 0] };
+    [row, col]
+}
+
+/// Copies of the operands that lie so that no kernel reads them four at a time, where a copy helps.
+fn readable(a: &Tensor, b: &Tensor, act: Act) -> Result<(Tensor, Tensor)> {
+    let (&[.., m, k], &[.., n]) = (a.shape(), b.shape()) else { return Ok((a.clone(), b.clone())) };
+    if !k.is_multiple_of(4) || !n.is_multiple_of(4) {
+        return Ok((a.clone(), b.clone()));
+    }
+    let fits = |x: &Tensor, rows_too: bool| {
+        let [row, col] = last_strides(x);
+        let in_fours = |stride: usize, size: usize| size == 1 || stride.is_multiple_of(4);
+        let front = x.rank() - 2;
+        let [n_rows, n_cols] = [x.shape()[front], x.shape()[front + 1]];
+        let along_cols = col == 1 && in_fours(row, n_rows);
+        let along_rows = rows_too && row == 1 && in_fours(col, n_cols);
+        let batch = x.shape().iter().zip(x.strides()).take(front).all(|(size, stride)| in_fours(*stride, *size));
+        (along_cols || along_rows) && batch && x.binding_from().1.is_multiple_of(4)
+    };
+    let no_act = act == Act::None;
+    let a = if fits(a, no_act && m.is_multiple_of(4)) { a.clone() } else { a.contiguous()? };
+    let b = if fits(b, no_act) { b.clone() } else { b.contiguous()? };
+    Ok((a, b))
+}
 /// The matrix product over the last two axes: `[.., m, k]` and `[.., k, n]` to `[.., m, n]`, summed in f32. The batch
 /// axes broadcast by NumPy's rule.
 ///

@@ -1,5 +1,5 @@
 use crate::support::compare::Tolerance;
-use crate::support::row::{Row, Shapes, row, rows};
+use crate::support::row::{Row, Shapes, row, rows, upload, values};
 use leanvision::ops::Act;
 use leanvision::ops::matmul::{self, Variant};
 use leanvision::{DType, Tensor, reference};
@@ -22,10 +22,18 @@ const PAIRS: &[Shapes] = &[
     &[&[64, 64], &[64, 10]],
     &[&[65, 64], &[64, 65]],
     &[&[197, 64], &[64, 197]],
+    &[&[3, 1000], &[1000, 8]],
+];
+const VECTORS: &[Shapes] = &[
+    &[&[1, 1], &[1, 1]],
     &[&[1, 300], &[300, 77]],
     &[&[77, 300], &[300, 1]],
     &[&[1, 257], &[257, 1]],
-    &[&[3, 1000], &[1000, 8]],
+    &[&[1, 64], &[64, 1000]],
+    &[&[132, 256], &[256, 1]],
+    &[&[6, 1, 20], &[6, 20, 36]],
+    &[&[6, 33, 20], &[6, 20, 1]],
+    &[&[1, 0], &[0, 5]],
 ];
 const BATCHES: &[Shapes] = &[
     &[&[3, 5, 4], &[3, 4, 6]],
@@ -36,8 +44,6 @@ const BATCHES: &[Shapes] = &[
     &[&[2, 1, 3, 1, 5, 4], &[1, 2, 1, 3, 4, 5]],
     &[&[0, 5, 4], &[4, 6]],
     &[&[1, 5, 4], &[7, 4, 6]],
-    &[&[6, 1, 20], &[6, 20, 33]],
-    &[&[6, 33, 20], &[6, 20, 1]],
     &[&[4, 1, 24], &[24, 9]],
 ];
 
@@ -57,7 +63,6 @@ fn product(variant: Option<Variant>, cases: &'static [Shapes]) -> Row {
         |x| reference::matmul::matmul(&x[0], &x[1]),
     )
     .tolerance(SUMS)
-    .f16(Tolerance::F16)
 }
 
 const LINEAR: &[Shapes] = &[
@@ -91,10 +96,107 @@ fn linear(variant: Option<Variant>, act: Act, with_bias: bool, cases: &'static [
 const ACTS: [Act; 9] =
     [Act::None, Act::Relu, Act::Relu6, Act::Gelu, Act::GeluTanh, Act::Silu, Act::Sigmoid, Act::Tanh, Act::Hardswish];
 
+/// The variants that the adapter under test has; the vector ones take one row or column only.
+fn variants(vectors: bool) -> Vec<Variant> {
+    let Some(runtime) = crate::support::runtime() else { return Vec::new() };
+    let fits = |v: &Variant| {
+        v.runs_on(runtime.profile(), DType::F32) && vectors == matches!(v, Variant::Vector | Variant::VectorShared)
+    };
+    Variant::ALL.iter().copied().filter(fits).collect()
+}
+
+#[test]
+fn matmul_matches_the_reference() {
+    rows([PAIRS, BATCHES, VECTORS].map(|cases| product(None, cases).f16(Tolerance::F16)));
+}
+
+#[test]
+fn every_variant_matches_the_reference() {
+    let on = |v, cases| product(Some(v), cases).f16(Tolerance::F16);
+    rows(variants(false).into_iter().flat_map(|v| [on(v, PAIRS), on(v, BATCHES)]));
+    rows(variants(true).into_iter().map(|v| on(v, VECTORS)));
+}
+
+#[test]
+fn either_operand_may_be_transposed() {
+    // Stored [k, m] and [n, k]; the harness takes plain and reversed views of these in turn.
+    const STORED: &[Shapes] = &[&[&[8, 36], &[24, 8]], &[&[20, 132], &[68, 20]], &[&[12, 33], &[16, 12]]];
+    let transposed = |x: &Tensor, yes: bool| if yes { x.transpose() } else { x.contiguous() };
+    let flip = |x: &reference::Array| {
+        reference::Array::from_fn(&[x.shape[1], x.shape[0]], |index| x.at(&[index[1], index[0]]))
+    };
+    let one = |variant, flip_a: bool, flip_b: bool| {
+        row(
+            "matmul of transposed operands",
+            STORED,
+            -1.0..1.0,
+            move |x| {
+                let a = if flip_a { transposed(&x[0], true)? } else { transposed(&x[0].transpose()?, false)? };
+                let b = if flip_b { transposed(&x[1], true)? } else { transposed(&x[1].transpose()?, false)? };
+                matmul::matmul_with(variant, &a, &b)
+            },
+            move |x| reference::matmul::matmul(&flip(&x[0]), &flip(&x[1])),
+        )
+        .tolerance(SUMS)
+        .no_views()
+    };
+    let sides = [(true, false), (false, true), (true, true)];
+    rows(variants(false).into_iter().flat_map(|v| sides.map(|(a, b)| one(v, a, b))));
+}
+
+#[test]
+fn grids_fold_past_65535_workgroups() {
+    // One tile to a workgroup, or 16 tiles or 64 outputs; what differs in size alone folds alike.
+    const TILES: &[Shapes] = &[&[&[70_000, 2, 1], &[70_000, 1, 2]]];
+    const SIXTEENTHS: &[Shapes] = &[&[&[8_400_000, 1], &[1, 1]]];
+    const OUTPUTS: &[Shapes] = &[&[&[1_400_000, 2], &[2, 3]]];
+    const LINES: &[Shapes] = &[&[&[70_000, 1, 2], &[70_000, 2, 3]]];
+    rows(variants(false).into_iter().chain(variants(true)).filter_map(|v| {
+        let cases = match v {
+            Variant::Plain => OUTPUTS,
+            Variant::Registers8 => SIXTEENTHS,
+            Variant::Subgroup8x8 | Variant::Tiled64 => TILES,
+            Variant::Vector | Variant::VectorShared => LINES,
+            _ => return None,
+        };
+        Some(product(Some(v), cases))
+    }));
+}
+
+#[test]
+fn infinities_and_nans_stay_in_their_rows() {
+    const SPECIAL: &[f64] = &[f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 1e-40];
+    const CASES: &[Shapes] = &[&[&[37, 9], &[9, 11]], &[&[37, 12], &[12, 36]]];
+    rows(variants(false).into_iter().map(|v| product(Some(v), CASES).special(SPECIAL)));
+    rows(variants(true).into_iter().map(|v| product(Some(v), &[&[&[37, 9], &[9, 1]]]).special(SPECIAL)));
+}
+
+#[test]
+fn results_repeat_bit_for_bit() {
+    let Some(runtime) = crate::support::runtime() else { return };
+    let values =
+        |shape: &[usize], seed| upload(&runtime, &values(shape, &(-1.0..1.0), DType::F32, seed), DType::F32).unwrap();
+    let (a, b) = (values(&[150, 203], 1), values(&[203, 90], 2));
+    for variant in variants(false) {
+        let bits = || -> Vec<u32> {
+            let out = matmul::matmul_with(variant, &a, &b).unwrap().to_vec::<f32>().unwrap();
+            out.into_iter().map(f32::to_bits).collect()
+        };
+        assert!(bits() == bits(), "{variant:?}");
+    }
+}
+
 #[test]
 fn linear_matches_the_reference() {
-    rows([linear(None, Act::None, false, LINEAR), linear(None, Act::Gelu, false, LINEAR)]);
-    rows(ACTS.map(|act| linear(None, act, true, LINEAR)));
+    rows([linear(None, Act::None, false, LINEAR), linear(None, Act::Gelu, true, LINEAR)]);
+    rows(ACTS.map(|act| linear(None, act, true, &LINEAR[..2])));
+    rows(
+        variants(false)
+            .into_iter()
+            .flat_map(|v| [linear(Some(v), Act::None, true, LINEAR), linear(Some(v), Act::Relu, true, &LINEAR[..2])]),
+    );
+    const LINES: &[Shapes] = &[&[&[40], &[40, 132], &[132]], &[&[131, 20], &[20, 1], &[1]]];
+    rows(variants(true).into_iter().map(|v| linear(Some(v), Act::Relu, true, LINES)));
 }
 
 #[test]
@@ -115,9 +217,4 @@ fn wrong_operands_are_named() {
         "linear: w [7, 3] and bias [4] differ in n"
     );
     assert!(matmul::linear(&a, &f32(&[2, 7, 3]), None, Act::None).is_err());
-}
-
-#[test]
-fn matmul_matches_the_reference() {
-    rows([product(None, PAIRS), product(None, BATCHES)]);
 }

@@ -4,6 +4,7 @@ mod attention;
 mod conv;
 mod elementwise;
 mod gather;
+mod matmul;
 mod pool;
 mod random;
 mod sort;
@@ -20,6 +21,7 @@ const FAMILIES: &[(&str, Build)] = &[
     ("conv", conv::cases),
     ("elementwise", elementwise::cases),
     ("gather", gather::cases),
+    ("matmul", matmul::cases),
     ("pool", pool::cases),
     ("random", random::cases),
     ("sort", sort::cases),

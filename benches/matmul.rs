@@ -1,0 +1,5 @@
+//! Matrix products.
+
+fn main() -> leanvision::Result<()> {
+    leanvision::bench::family_main("matmul")
+}

@@ -1,0 +1,88 @@
+use crate::Result;
+use crate::bench::{Case, Level, noise};
+use crate::ops::Act;
+use crate::ops::matmul::{Variant, linear, matmul, matmul_with};
+use crate::reference::Array;
+use crate::reference::elementwise::act as activated;
+use crate::runtime::Runtime;
+use crate::tensor::{DType, Tensor};
+
+/// `[batch, m, k]` times `[k, n]`, or times `[batch, k, n]`.
+const SHAPES: &[(usize, usize, usize, usize, bool)] = &[
+    (1, 512, 512, 512, false),
+    (1, 1024, 1024, 1024, false),
+    (4, 197, 192, 768, false),
+    (4, 197, 768, 192, false),
+    (4, 197, 192, 576, false),
+    (1, 256, 256, 256, false),
+    (1, 197, 192, 768, false),
+    (12, 197, 64, 197, true),
+    (1, 64, 64, 10, false),
+    (1, 1000, 512, 10, false),
+    (1, 1, 768, 1000, false),
+    (1, 1000, 768, 1, false),
+];
+
+/// Element `i` of the product in row-major order.
+fn element(a: &Array, b: &Array, i: usize) -> f64 {
+    let [_, m, k] = a.shape[..] else { return f64::NAN };
+    let n = b.shape[b.shape.len() - 1];
+    let (batch, row, col) = (i / n / m, i / n % m, i % n);
+    let first = if b.shape.len() == 3 { batch * k * n } else { 0 };
+    (0..k).map(|l| a.data[(batch * m + row) * k + l] * b.data[first + l * n + col]).sum()
+}
+
+/// Largest difference over some 200 elements, the last among them.
+fn spot(got: &[f32], want: impl Fn(usize) -> f64) -> f64 {
+    let step = (got.len() / 200).max(1) | 1;
+    let points = (0..got.len()).step_by(step).chain(got.len().checked_sub(1));
+    points.map(|i| (f64::from(got[i]) - want(i)).abs()).fold(0.0, f64::max)
+}
+
+pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
+    let shapes = if level == Level::Quick { &SHAPES[..4] } else { SHAPES };
+    let mut cases = Vec::new();
+    for (i, &(batch, m, k, n, b_batched)) in shapes.iter().enumerate() {
+        let (a, ra) = noise(runtime, &[batch, m, k], 2 * i as u64)?;
+        let b_shape = [batch, k, n];
+        let (b, rb) = noise(runtime, if b_batched { &b_shape } else { &b_shape[1..] }, 2 * i as u64 + 1)?;
+        let bytes = 4 * (a.len() + b.len() + batch * m * n) as u64;
+        let shape = if batch == 1 { format!("{m}x{k}x{n}") } else { format!("{batch}x{m}x{k}x{n}") };
+        let mut add = |variant: Option<Variant>| {
+            let (a, b, ra, rb) = (a.clone(), b.clone(), ra.clone(), rb.clone());
+            let run = move || match variant {
+                None => matmul(&a, &b),
+                Some(variant) => matmul_with(variant, &a, &b),
+            };
+            let check = move |out: &Tensor| Ok(spot(&out.to_vec()?, |i| element(&ra, &rb, i)));
+            // Sums of up to 1024 products below 1.
+            let case = Case::new("matmul/matmul", shape.as_str(), run, check)
+                .variant(variant.map_or_else(|| "auto".to_owned(), |v| format!("{v:?}").to_lowercase()))
+                .cost(2 * (batch * m * k * n) as u64, bytes)
+                .tolerance(2e-4);
+            cases.push(case);
+        };
+        add(None);
+        if level == Level::Full {
+            let fits = |v: &Variant| {
+                let vector = matches!(v, Variant::Vector | Variant::VectorShared);
+                v.runs_on(runtime.profile(), DType::F32) && (m == 1 || n == 1 || !vector)
+            };
+            Variant::ALL.iter().copied().filter(fits).for_each(|v| add(Some(v)));
+        }
+    }
+    for act in [Act::None, Act::Gelu] {
+        let (m, k, n) = (788, 192, 768);
+        let ((x, rx), (w, rw)) = (noise(runtime, &[1, m, k], 90)?, noise(runtime, &[k, n], 91)?);
+        let (bias, rbias) = noise(runtime, &[n], 92)?;
+        let check =
+            move |out: &Tensor| Ok(spot(&out.to_vec()?, |i| activated(act, element(&rx, &rw, i) + rbias.data[i % n])));
+        let name = format!("matmul/linear {act:?}").to_lowercase();
+        cases.push(
+            Case::new(name, format!("{m}x{k}x{n}"), move || linear(&x, &w, Some(&bias), act), check)
+                .cost(2 * (m * k * n) as u64, 4 * (m * k + k * n + m * n) as u64)
+                .tolerance(2e-4),
+        );
+    }
+    Ok(cases)
+}
