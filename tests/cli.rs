@@ -11,7 +11,12 @@ use assert_cmd::Command;
 use tempfile::TempDir;
 
 fn classify(args: &[&str]) -> std::process::Output {
-    Command::new(assert_cmd::cargo::cargo_bin!("classify")).args(args).output().unwrap()
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("classify"));
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // Mesa's Wayland code prints a line of its own where there is no session.
+        command.env("XDG_RUNTIME_DIR", std::env::temp_dir());
+    }
+    command.args(args).output().unwrap()
 }
 
 /// Runs and expects exit code 2, nothing on standard output and one line on standard error, which is given.
@@ -201,4 +206,113 @@ fn a_broken_json_beside_the_weights_is_named() {
     std::fs::write(folder.path().join("w.json"), "{\"hats\": 3}").unwrap();
     let line = refused(&["info", "--weights", &weights]);
     assert!(line.contains("w.json: unknown field `hats`"), "{line}");
+}
+
+/// Weights of a CIFAR ResNet-8 whose last layer always prefers class 3.
+fn resnet8(folder: &TempDir) -> String {
+    let output = printed(&["info", "--arch", "resnet8", "--json", folder.path().join("i.json").to_str().unwrap()]);
+    assert!(output.starts_with("CIFAR ResNet-8"));
+    let spec = leanvision::nn::ModelSpec::by_name("resnet8").unwrap();
+    let params = spec.plan().params;
+    let values = params.iter().map(|p| {
+        let mut values = vec![if p.name.ends_with("running_var") { 1.0 } else { 0.0 }; p.len()];
+        if p.name == "linear.bias" {
+            values[3] = 9.0;
+        }
+        values
+    });
+    let weights = leanvision::nn::Weights::new(&params, values.collect()).unwrap();
+    let path = folder.path().join("resnet8.safetensors");
+    weights.save(&path, &params, &std::collections::BTreeMap::new()).unwrap();
+    path.to_str().unwrap().to_string()
+}
+
+/// Whether there is an adapter; says so if not.
+fn has_adapter() -> bool {
+    let there = !leanvision::runtime::list_devices().unwrap().is_empty();
+    if !there {
+        assert!(std::env::var("LEANVISION_REQUIRE_GPU").is_err(), "no adapter");
+        eprintln!("skipped: no adapter");
+    }
+    there
+}
+
+#[test]
+fn eval_gives_the_contract_s_figures() {
+    if !has_adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (weights, out) = (resnet8(&folder), folder.path().join("out"));
+    let json = folder.path().join("eval.json");
+    let [json_text, out_text] = [&json, &out].map(|p| p.to_str().unwrap().to_string());
+    let text = printed(&[
+        "eval",
+        "--weights",
+        &weights,
+        "--data",
+        "shapes",
+        "--images",
+        "40",
+        "--json",
+        &json_text,
+        "--out",
+        &out_text,
+    ]);
+    // The first forty images of `shapes` hold four of each class.
+    assert!(text.contains("top-1 10.00 %"), "{text}");
+    let figures: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!((figures["top1"].as_f64(), figures["n"].as_u64()), (Some(10.0), Some(40)));
+    for key in ["top5", "images_per_s", "peak_device_bytes"] {
+        assert!(figures[key].as_f64().is_some_and(|v| v > 0.0), "{key}: {figures}");
+    }
+    assert!(figures["adapter"].is_string() && figures["backend"].is_string());
+    assert_eq!(std::fs::read(out.join("result.json")).unwrap(), std::fs::read(&json).unwrap());
+    let run: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("run.json")).unwrap()).unwrap();
+    assert_eq!((run["program"].as_str(), run["config"]["images"].as_u64()), (Some("classify eval"), Some(40)));
+}
+
+#[test]
+fn predict_names_five_classes_a_picture() {
+    if !has_adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let weights = resnet8(&folder);
+    let picture = folder.path().join("a.png");
+    image::RgbImage::new(50, 40).save(&picture).unwrap();
+    let text = printed(&["predict", "--weights", &weights, picture.to_str().unwrap(), "--quiet"]);
+    let line = text.lines().nth(1).unwrap();
+    assert!(line.contains("a.png: cat 99.9 %, airplane 0.0 %"), "{line}");
+    assert_eq!(line.matches('%').count(), 5);
+}
+
+#[test]
+fn eval_refuses_bad_input_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = resnet8(&folder);
+    let empty = folder.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let empty = empty.to_str().unwrap();
+    let vit = leanvision::nn::ModelSpec::by_name("vit_small32").unwrap().plan().params;
+    let tensors: Vec<(&str, &[usize])> = vit.iter().map(|p| (p.name.as_str(), p.shape.as_slice())).collect();
+    let vit = self::weights(folder.path(), "vit.safetensors", &tensors);
+    let vit = vit.to_str().unwrap();
+    for (args, part) in [
+        (&["--weights", &weights, "--data", "no/such"][..], "no/such: no such file or folder"),
+        (&["--weights", &weights, "--data", empty], "empty"),
+        (&["--weights", &weights, "--arch", "mnist_cnn"], "look like a ResNet's tensors"),
+        (&["--weights", &weights, "--batch", "0"], "--batch"),
+        (&["--weights", vit], "give --heads H, --normalize imagenet|cifar|unit|MEAN/STD (or a vit.json beside them)"),
+        (&["--weights", vit, "--heads", "7", "--normalize", "unit"], "7 heads do not divide a width of 96"),
+        (&["--weights", &weights, "--normalize", "0.5,0.5/1,1"], "2 means and 2 stds, the images have 3 channels"),
+        (&["--weights", &weights, "--device", "vulkan:no such adapter"], "no such adapter"),
+        (&["--weights", &weights, "--json", "no/such/file"], "no/such/file: cannot be written"),
+        (&["--data", "shapes"], "--weights <FILE>"),
+    ] {
+        let line = refused(&[&["eval"], args].concat());
+        assert!(line.contains(part), "{line}");
+    }
+    let not_a_picture = refused(&["predict", "--weights", &weights, vit]);
+    assert!(not_a_picture.contains("vit.safetensors"), "{not_a_picture}");
 }

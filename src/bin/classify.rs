@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use leanvision::methods::classify::{self, Command, Config};
+use anyhow::Context;
+use leanvision::Error;
+use leanvision::methods::classify::{self, Command, Config, Evaluation, Prediction};
 use leanvision::report::{Run, run_binary};
 
 fn main() -> ExitCode {
@@ -10,13 +12,37 @@ fn main() -> ExitCode {
 }
 
 fn run(config: &Config) -> anyhow::Result<String> {
-    match &config.command {
-        None => anyhow::bail!(leanvision::Error::Input("a command is needed: info".into())),
-        Some(Command::Info(info)) => {
-            let run = Run::check(&config.common)?;
+    let common = &config.common;
+    let out = Run::check(common)?;
+    let Some(command) = &config.command else {
+        return Err(Error::Input("a command is needed: eval, predict or info".into()).into());
+    };
+    // Files and flags are judged before a device is opened.
+    match command {
+        Command::Eval(eval) => {
+            let evaluation = Evaluation::prepare(eval, common.seed)?;
+            let runtime = common.open()?;
+            out.describe("classify eval", common, eval, &runtime)?;
+            let report = evaluation.run(&runtime, common.quiet).context("classify eval")?;
+            out.finish(&report)?;
+            Ok(with_profile(report.to_string(), out.profile(&runtime)?))
+        }
+        Command::Predict(predict) => {
+            let prediction = Prediction::prepare(predict)?;
+            let runtime = common.open()?;
+            out.describe("classify predict", common, predict, &runtime)?;
+            let report = prediction.run(&runtime).context("classify predict")?;
+            out.finish(&report)?;
+            Ok(with_profile(report.to_string(), out.profile(&runtime)?))
+        }
+        Command::Info(info) => {
             let (table, figures) = classify::info(info)?;
-            run.finish(&figures)?;
+            out.finish(&figures)?;
             Ok(table)
         }
     }
+}
+
+fn with_profile(text: String, profile: Option<String>) -> String {
+    profile.map_or(text.clone(), |table| format!("{text}\n\n{table}"))
 }

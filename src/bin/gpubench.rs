@@ -22,7 +22,7 @@ fn run(config: &Config) -> anyhow::Result<String> {
         run.finish(&figures)?;
         return Ok(text);
     }
-    let run = Run::start("gpubench", &config.common, flags, &runtime)?;
+    run.describe("gpubench", &config.common, flags, &runtime)?;
     let report = bench::run(&runtime, flags, config.common.quiet)?;
     run.finish(&report)?;
     run.page(&report.page())?;

@@ -235,17 +235,21 @@ impl Weights {
     /// # Errors
     /// [`Error::Argument`] if their number or a length does not fit.
     pub fn new(params: &ParamList, values: Vec<Vec<f32>>) -> Result<Self> {
-        if values.len() != params.len() {
-            let message = format!("{} tensors for a network of {}", values.len(), params.len());
-            return Err(Error::argument("weights", message));
+        let weights = Self(values);
+        weights.check(params)?;
+        Ok(weights)
+    }
+
+    /// Whether these are the tensors of `params`, by their number and lengths.
+    pub(crate) fn check(&self, params: &ParamList) -> Result<()> {
+        let fail = |message: String| Err(Error::argument("weights", message));
+        if self.0.len() != params.len() {
+            return fail(format!("{} tensors for a network of {}", self.0.len(), params.len()));
         }
-        for (param, values) in params.iter().zip(&values) {
-            if values.len() != param.len() {
-                let message = format!("{} values for {} {:?}", values.len(), param.name, param.shape);
-                return Err(Error::argument("weights", message));
-            }
+        match params.iter().zip(&self.0).find(|(param, values)| param.len() != values.len()) {
+            Some((param, values)) => fail(format!("{} values for {} {:?}", values.len(), param.name, param.shape)),
+            None => Ok(()),
         }
-        Ok(Self(values))
     }
 
     /// The vectors in order.

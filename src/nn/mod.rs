@@ -4,9 +4,11 @@
 //! use them. [`identify`] reads a spec off a file's names and shapes, [`Checkpoint`] reads the values.
 
 mod checkpoint;
+mod fold;
 mod identify;
 mod mnist_cnn;
 mod mobilenet;
+mod model;
 mod param;
 mod plan;
 mod report;
@@ -16,11 +18,13 @@ mod summary;
 #[cfg(test)]
 mod tests;
 mod vit;
+mod vit_forward;
 
 pub use checkpoint::{Checkpoint, Header, TensorEntry, Weights};
 pub use identify::{Hints, Identified, identify};
 pub use mnist_cnn::MnistCnnSpec;
 pub use mobilenet::MobileNetV2Spec;
+pub use model::Model;
 pub use param::{ParamId, ParamKind, ParamList, ParamSpec};
 pub use plan::{
     Body, Conv, LayerNorm, Linear, Norm, NormPlace, Plan, Pool, Qkv, Residual, Shortcut, Step, TokenPool, VitBlock,

@@ -18,26 +18,10 @@ pub struct Run {
 }
 
 impl Run {
-    /// Makes the folder `--out`, finds out whether `--json` can be written, and leaves `run.json` in the folder: program,
-    /// version, date, `config`, adapter.
+    /// Makes the folder `--out` and finds out whether `--json` can be written.
     ///
     /// # Errors
     /// [`Error::File`] if one cannot be written.
-    pub fn start(program: &str, common: &CommonFlags, config: &impl Serialize, runtime: &Runtime) -> Result<Self> {
-        let run = Self::check(common)?;
-        let config = serde_json::to_value(config).map_err(|e| Error::Input(format!("{program}: {e}")))?;
-        let version = env!("CARGO_PKG_VERSION");
-        let about = json!({
-            "program": program, "version": version, "date": super::now(), "config": config, "common": common, "adapter": runtime.profile(),
-        });
-        run.write("run.json", &about)?;
-        Ok(run)
-    }
-
-    /// Only makes the folder and finds out whether `--json` can be written.
-    ///
-    /// # Errors
-    /// As [`Run::start`].
     pub fn check(common: &CommonFlags) -> Result<Self> {
         if let Some(folder) = &common.out {
             std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, &e))?;
@@ -47,6 +31,26 @@ impl Run {
             check_writable(json)?;
         }
         Ok(Self { folder: common.out.clone(), json: common.json.clone() })
+    }
+
+    /// Leaves `run.json` in the folder: program, version, date, `config`, common flags, adapter.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be written.
+    pub fn describe(
+        &self,
+        program: &str,
+        common: &CommonFlags,
+        config: &impl Serialize,
+        runtime: &Runtime,
+    ) -> Result<()> {
+        let config = serde_json::to_value(config).map_err(|e| Error::Input(format!("{program}: {e}")))?;
+        let version = env!("CARGO_PKG_VERSION");
+        let about = json!({
+            "program": program, "version": version, "date": super::now(), "config": config, "common": common,
+            "adapter": runtime.profile(),
+        });
+        self.write("run.json", &about)
     }
 
     /// Writes the final figures to `--json` and as `result.json` to the folder.

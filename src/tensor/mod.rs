@@ -277,6 +277,20 @@ impl Tensor {
         Ok(self.view(shape, self.strides.clone(), self.offset + range.start * self.strides[axis]))
     }
 
+    /// Every `step`-th index of `axis`, from the first on.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the axis does not exist or `step` is 0.
+    pub fn step(&self, axis: usize, step: usize) -> Result<Self> {
+        if axis >= self.rank() || step == 0 {
+            return Err(Error::shape("step", format!("every {step}-th of axis {axis} is not in {:?}", self.shape)));
+        }
+        let (mut shape, mut strides) = (self.shape.clone(), self.strides.clone());
+        shape[axis] = shape[axis].div_ceil(step);
+        strides[axis] *= step;
+        Ok(self.view(shape, strides, self.offset))
+    }
+
     /// A view of a larger shape in which axes of size 1, and missing leading axes, repeat.
     ///
     /// # Errors

@@ -201,3 +201,16 @@ fn an_unknown_adapter_says_what_was_looked_for_and_found() {
     assert!(text.contains("vulkan:no such adapter") && text.contains("found"), "{text}");
     assert!("cuda:0".parse::<DeviceChoice>().is_err() && "gl:".parse::<DeviceChoice>().is_err());
 }
+
+#[test]
+fn step_takes_every_nth_index() {
+    let Some(runtime) = runtime() else { return };
+    let x: Vec<u32> = (0..35).collect();
+    let x = Tensor::from_slice(&runtime, &x, &[5, 7]).unwrap();
+    let every = x.step(0, 2).unwrap().step(1, 3).unwrap();
+    assert_eq!(every.shape(), [3, 3]);
+    assert_eq!(every.to_vec::<u32>().unwrap(), [0, 3, 6, 14, 17, 20, 28, 31, 34]);
+    assert_eq!(every.contiguous().unwrap().to_vec::<u32>().unwrap(), every.to_vec::<u32>().unwrap());
+    assert_eq!(x.slice(0, 1..5).unwrap().step(0, 9).unwrap().to_vec::<u32>().unwrap(), [7, 8, 9, 10, 11, 12, 13]);
+    assert!(x.step(2, 1).is_err() && x.step(0, 0).is_err());
+}

@@ -13,6 +13,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+pub use names::CIFAR_10;
 pub use picture::{Picture, read_image};
 pub use set::ImageSet;
 

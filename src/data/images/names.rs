@@ -1,6 +1,7 @@
 //! Names of the classes of known sets.
 
-pub(super) const CIFAR_10: [&str; 10] =
+/// CIFAR-10's classes in order.
+pub const CIFAR_10: [&str; 10] =
     ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
 pub(super) const FASHION: [&str; 10] =

@@ -26,6 +26,10 @@ pub struct Config {
 /// What `classify` does.
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum Command {
+    /// Top-1 and top-5 of a network's weights on labelled images
+    Eval(EvalConfig),
+    /// The five likeliest classes of pictures
+    Predict(PredictConfig),
     /// Shapes, parameters, multiply-adds and memory of a network; needs no GPU
     Info(InfoConfig),
 }
@@ -33,7 +37,7 @@ pub enum Command {
 /// Which weights, and what their names and shapes leave open.
 #[derive(Debug, Clone, Default, clap::Args, Serialize)]
 pub struct NetworkFlags {
-    /// Name of the network, where the weights leave it open or to hold them against it: resnet20, deit_tiny ...
+    /// Name of the network, where the weights leave it open or to hold them against it: resnet20, `deit_tiny`
     #[arg(long, value_name = "NAME")]
     pub arch: Option<String>,
     /// Attention heads of a ViT
@@ -94,4 +98,44 @@ pub struct InfoConfig {
     /// Side of the image in pixels, where the weights do not fix it
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=16_384))]
     pub side: Option<u32>,
+}
+
+/// `classify eval`.
+#[derive(Debug, Clone, clap::Args, Serialize)]
+pub struct EvalConfig {
+    /// Weights in safetensors
+    #[arg(long, value_name = "FILE")]
+    pub weights: PathBuf,
+    /// The network.
+    #[command(flatten)]
+    pub network: NetworkFlags,
+    /// Labelled images: a CIFAR folder, IDX files, a folder of pictures by class, or `shapes`
+    #[arg(long, value_name = "PATH", default_value = "shapes")]
+    pub data: String,
+    /// Only so many images, the first ones
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub images: Option<u32>,
+    /// Images at a time; chosen by the network's memory unless given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    pub batch: Option<u32>,
+    /// Side in pixels that a folder's pictures are made to; the network's own unless given
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    pub side: Option<u32>,
+}
+
+/// `classify predict`.
+#[derive(Debug, Clone, clap::Args, Serialize)]
+pub struct PredictConfig {
+    /// Weights in safetensors
+    #[arg(long, value_name = "FILE")]
+    pub weights: PathBuf,
+    /// The network.
+    #[command(flatten)]
+    pub network: NetworkFlags,
+    /// Side in pixels that pictures are made to; the network's own unless given
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    pub side: Option<u32>,
+    /// Pictures: PNG, JPEG or WebP
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<PathBuf>,
 }

@@ -5,7 +5,12 @@
 //! beside it or from flags; see [`crate::nn::identify`].
 
 mod config;
+mod eval;
 mod info;
+mod network;
+mod predict;
 
-pub use config::{Command, Config, InfoConfig, NetworkFlags};
+pub use config::{Command, Config, EvalConfig, InfoConfig, NetworkFlags, PredictConfig};
+pub use eval::{EvalReport, Evaluation};
 pub use info::info;
+pub use predict::{Guess, PictureClasses, PredictReport, Prediction};

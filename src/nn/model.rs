@@ -1,0 +1,179 @@
+//! A network with its weights on a device.
+
+use super::checkpoint::Weights;
+use super::param::{ParamId, ParamSpec};
+use super::plan::{Body, Conv, Linear, Norm, Plan, Residual, Shortcut, Step};
+use super::spec::ModelSpec;
+use super::vit_forward;
+use crate::ops::conv::{self, Conv2d};
+use crate::ops::{Act, elementwise, gather, matmul, norm, pool};
+use crate::{Error, Result, Runtime, Tensor};
+
+/// A network with its weights on a device; images in, logits out.
+#[derive(Debug, Clone)]
+pub struct Model {
+    spec: ModelSpec,
+    plan: Plan,
+    params: Vec<Tensor>,
+}
+
+impl Model {
+    /// Loads `weights` as they are published, batch norms kept as they are, for training.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the weights are not those of `spec`; as [`Tensor::from_slice`] otherwise.
+    pub fn new(runtime: &Runtime, spec: &ModelSpec, weights: &Weights) -> Result<Self> {
+        Self::from_plan(runtime, spec, spec.plan(), weights)
+    }
+
+    /// Loads `weights` with the batch norms folded into the layers in front of them, for inference: the same logits up
+    /// to rounding, in fewer dispatches.
+    ///
+    /// # Errors
+    /// As [`Model::new`].
+    pub fn folded(runtime: &Runtime, spec: &ModelSpec, weights: &Weights) -> Result<Self> {
+        let (plan, weights) = spec.plan().fold(weights)?;
+        Self::from_plan(runtime, spec, plan, &weights)
+    }
+
+    fn from_plan(runtime: &Runtime, spec: &ModelSpec, plan: Plan, weights: &Weights) -> Result<Self> {
+        weights.check(&plan.params)?;
+        if let ModelSpec::Vit(vit) = spec
+            && (vit.heads == 0 || !vit.width.is_multiple_of(vit.heads))
+        {
+            let message = format!("{} heads do not divide a width of {}", vit.heads, vit.width);
+            return Err(Error::argument("model", message));
+        }
+        let pairs = plan.params.iter().zip(weights.iter());
+        let upload = |(p, w): (&ParamSpec, &Vec<f32>)| Tensor::from_slice(runtime, &p.to_device(w), &p.device_shape());
+        let params = pairs.map(upload).collect::<Result<_>>()?;
+        Ok(Self { spec: spec.clone(), plan, params })
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// Its tensors and steps as they run.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Every tensor in order with its name, in device layout ([`ParamSpec::device_shape`]).
+    pub fn named_params(&self) -> impl Iterator<Item = (&ParamSpec, &Tensor)> {
+        self.plan.params.iter().zip(&self.params)
+    }
+
+    /// The same network over other tensors, such as views of an arena, in the order of [`Model::named_params`].
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if their number or a shape does not fit.
+    pub fn with_params(&self, params: Vec<Tensor>) -> Result<Self> {
+        let want: Vec<_> = self.plan.params.iter().map(ParamSpec::device_shape).collect();
+        if !params.iter().map(Tensor::shape).eq(want.iter().map(Vec::as_slice)) {
+            return Err(Error::shape("model", format!("{} tensors that are not those of {}", params.len(), self.spec)));
+        }
+        Ok(Self { params, ..self.clone() })
+    }
+
+    /// Reads the weights back in published layout.
+    ///
+    /// # Errors
+    /// As [`Tensor::to_vec`].
+    pub fn weights(&self) -> Result<Weights> {
+        let reads = self.params.iter().map(Tensor::read::<f32>).collect::<Result<Vec<_>>>()?;
+        let values = reads.into_iter().zip(&self.plan.params).map(|(read, p)| Ok(p.to_published(&read.wait()?)));
+        Weights::new(&self.plan.params, values.collect::<Result<_>>()?)
+    }
+
+    /// Logits `[n, classes]` of normalised images `[n, h, w, c]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the images are not of the network's channels or size.
+    pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        if images.rank() != 4 || images.shape()[3] != self.spec.channels() {
+            let (shape, channels) = (images.shape(), self.spec.channels());
+            return Err(Error::shape("forward", format!("images {shape:?}, [n, h, w, {channels}] wanted")));
+        }
+        match &self.plan.body {
+            Body::Conv(steps) => self.steps(steps, images.clone()),
+            Body::Vit(vit) => vit_forward::forward(self, vit, images),
+        }
+    }
+
+    /// The tensor of a parameter.
+    pub(super) fn param(&self, id: ParamId) -> &Tensor {
+        &self.params[id.index()]
+    }
+
+    fn steps(&self, steps: &[Step], mut x: Tensor) -> Result<Tensor> {
+        for step in steps {
+            x = self.step(step, &x)?;
+        }
+        Ok(x)
+    }
+
+    fn step(&self, step: &Step, x: &Tensor) -> Result<Tensor> {
+        match step {
+            Step::Conv(conv) => self.conv(conv, x),
+            Step::Norm(norm) => self.batch_norm(norm, x, Act::None),
+            Step::MaxPool(p) => pool::max_pool2d(x, [p.kernel; 2], [p.stride; 2], [p.padding; 2]),
+            Step::GlobalAvgPool => pool::global_avg_pool(x),
+            Step::Flatten => x.reshape(&[x.shape()[0], x.shape()[1..].iter().product()]),
+            Step::Linear(linear) => self.linear(linear, x),
+            Step::Residual(residual) => self.residual(residual, x),
+        }
+    }
+
+    /// Convolution, norm and activation of a layer.
+    pub(super) fn conv(&self, layer: &Conv, x: &Tensor) -> Result<Tensor> {
+        let window = window(layer);
+        let (weight, bias) = (self.param(layer.weight), layer.bias.map(|id| self.param(id)));
+        match &layer.norm {
+            None => conv::conv2d(x, weight, bias, &window, layer.act),
+            Some(norm) => self.batch_norm(norm, &conv::conv2d(x, weight, bias, &window, Act::None)?, layer.act),
+        }
+    }
+
+    /// Product, norm and activation of a layer.
+    pub(super) fn linear(&self, layer: &Linear, x: &Tensor) -> Result<Tensor> {
+        let (weight, bias) = (self.param(layer.weight), layer.bias.map(|id| self.param(id)));
+        match &layer.norm {
+            None => matmul::linear(x, weight, bias, layer.act),
+            Some(norm) => self.batch_norm(norm, &matmul::linear(x, weight, bias, Act::None)?, layer.act),
+        }
+    }
+
+    fn batch_norm(&self, layer: &Norm, x: &Tensor, act: Act) -> Result<Tensor> {
+        let [gain, bias, mean, var] = [layer.gain, layer.bias, layer.mean, layer.var].map(|id| self.param(id));
+        norm::batch_norm(x, gain, bias, mean, var, layer.eps, act)
+    }
+
+    fn residual(&self, layer: &Residual, x: &Tensor) -> Result<Tensor> {
+        let shortcut = match &layer.shortcut {
+            Shortcut::Identity => x.clone(),
+            &Shortcut::Pad { stride, before, after } => {
+                let pixels = x.step(1, stride)?.step(2, stride)?;
+                gather::pad(&pixels, &[(0, 0), (0, 0), (0, 0), (before, after)], 0.0)?
+            }
+            Shortcut::Project(conv) => self.conv(conv, x)?,
+        };
+        // The last convolution adds the shortcut in its own dispatch, unless a norm stands between.
+        if let Some((Step::Conv(last), rest)) = layer.body.split_last()
+            && last.norm.is_none()
+            && last.act == Act::None
+        {
+            let y = self.steps(rest, x.clone())?;
+            let (weight, bias) = (self.param(last.weight), last.bias.map(|id| self.param(id)));
+            return conv::conv2d_residual(&y, weight, bias, &shortcut, &window(last), layer.act);
+        }
+        elementwise::add_act(&self.steps(&layer.body, x.clone())?, &shortcut, layer.act)
+    }
+}
+
+fn window(layer: &Conv) -> Conv2d {
+    Conv2d { stride: [layer.stride; 2], padding: [layer.padding; 2], groups: layer.groups, ..Conv2d::default() }
+}

@@ -1,0 +1,11 @@
+//! Whole networks and methods on the adapter under test.
+
+#![allow(unreachable_pub, dead_code, reason = "the support modules are shared by several test binaries")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod classify;
+mod formula;
+mod models;
+mod published;
