@@ -33,6 +33,16 @@ impl Run {
         Ok(Self { folder: common.out.clone(), json: common.json.clone() })
     }
 
+    /// [`Run::check`], then [`Run::describe`].
+    ///
+    /// # Errors
+    /// As these.
+    pub fn start(program: &str, common: &CommonFlags, config: &impl Serialize, runtime: &Runtime) -> Result<Self> {
+        let run = Self::check(common)?;
+        run.describe(program, common, config, runtime)?;
+        Ok(run)
+    }
+
     /// Leaves `run.json` in the folder: program, version, date, `config`, common flags, adapter.
     ///
     /// # Errors
