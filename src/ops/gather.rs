@@ -372,7 +372,7 @@ pub fn concat(xs: &[&Tensor], axis: usize) -> Result<Tensor> {
 /// The tensors, all of one shape, along a new axis before `axis`: `k` times `[.., ..]` to `[.., k, ..]`.
 ///
 /// # Errors
-/// As [`concat`].
+/// As [`concat()`].
 pub fn stack(xs: &[&Tensor], axis: usize) -> Result<Tensor> {
     const OP: &str = "stack";
     if let Some(other) = xs.iter().find(|x| x.shape() != xs[0].shape()) {

@@ -17,16 +17,18 @@ use crate::{Error, Result, Runtime, Tensor};
 const CHUNK_BYTES: usize = 64 << 20;
 /// Batches whose logits are on their way while the next are computed.
 const IN_FLIGHT: usize = 2;
-/// Bytes of activations that a batch is chosen to take at most, and the largest batch.
-const BATCH_BYTES: u64 = 128 << 20;
-const MAX_BATCH: u64 = 256;
+/// Bytes of activations that a batch is chosen to take at most, and its images: on a software adapter, on a GPU, which
+/// needs more of them to be busy.
+const BATCH: [(u64, u64); 2] = [(128 << 20, 256), (1 << 30, 1024)];
 
 /// An evaluation whose weights and images are read and checked; needs no device yet.
 #[derive(Debug)]
 pub struct Evaluation {
     network: Network,
     set: ImageSet,
-    batch: usize,
+    batch: Option<usize>,
+    /// Bytes of activations for one image.
+    activation_bytes: u64,
 }
 
 /// What an evaluation came to.
@@ -81,10 +83,16 @@ impl Evaluation {
         if set.is_empty() {
             return Err(Error::Input(format!("{}: no image in it", set.name)));
         }
-        let per_image = spec.plan().summary([set.height, set.width])?.activation_bytes.max(1);
-        let batch = config.batch.map_or((BATCH_BYTES / per_image).clamp(1, MAX_BATCH), u64::from) as usize;
-        let batch = batch.min(set.len());
-        Ok(Self { network, set, batch })
+        let activation_bytes = spec.plan().summary([set.height, set.width])?.activation_bytes;
+        Ok(Self { network, set, batch: config.batch.map(|n| n as usize), activation_bytes })
+    }
+
+    /// Images of one batch: what was asked for, else what suits the adapter.
+    fn batch(&self, runtime: &Runtime) -> usize {
+        let profile = runtime.profile();
+        let (bytes, n) = BATCH[usize::from(!profile.is_software())];
+        let fits = bytes.min(profile.limits.binding_bytes) / self.activation_bytes.max(1);
+        self.batch.unwrap_or(fits.clamp(1, n) as usize).min(self.set.len())
     }
 
     /// Runs the network over all images.
@@ -94,6 +102,7 @@ impl Evaluation {
     pub fn run(&self, runtime: &Runtime, quiet: bool) -> Result<EvalReport> {
         let classifier = Classifier::new(runtime, &self.network)?;
         let n_classes = self.network.spec.classes();
+        let batch = self.batch(runtime);
         let mut tally = Tally {
             labels: self.set.labels.iter(),
             pending: VecDeque::new(),
@@ -103,12 +112,12 @@ impl Evaluation {
             first: None,
         };
         let image_bytes = self.set.image_bytes();
-        let per_chunk = (CHUNK_BYTES / image_bytes / self.batch).max(1) * self.batch;
+        let per_chunk = (CHUNK_BYTES / image_bytes / batch).max(1) * batch;
         for pixels in self.set.images.chunks(per_chunk * image_bytes) {
             let n = pixels.len() / image_bytes;
             let chunk = Tensor::from_slice(runtime, pixels, &[n, self.set.height, self.set.width, self.set.channels])?;
-            for start in (0..n).step_by(self.batch) {
-                let images = chunk.slice(0, start..(start + self.batch).min(n))?;
+            for start in (0..n).step_by(batch) {
+                let images = chunk.slice(0, start..(start + batch).min(n))?;
                 tally.pending.push_back(classifier.logits(&images)?.read()?);
                 // The first batch ends alone, so that the clock of the others starts with none of them begun.
                 tally.drain(if tally.first.is_none() { 0 } else { IN_FLIGHT }, n_classes)?;
@@ -129,7 +138,7 @@ impl Evaluation {
             top1: percent(score.top1),
             top5: percent(score.top5),
             n: score.n,
-            batch: self.batch,
+            batch,
             images_per_s,
             adapter: profile.name.clone(),
             backend: profile.backend.to_string(),
