@@ -1,6 +1,6 @@
 # make demo               set up, build, run the tour of all methods
 # make test               set up, build, run every test on the main adapter
-# make test-portability   the op tests on the other software adapters
+# make test-portability   the op tests on the other software adapters, the kernels in a browser
 # make bench              speed of every kernel family
 # make bench-classify     top-1 of the published networks on all their test images (needs LEANVISION_DATA)
 # make lint               format, lints, documentation
@@ -12,6 +12,11 @@ endif
 
 # rustup's folder, for shells that have not read its env file since it was installed.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
+# Mesa's device-select layer asks Wayland which GPU shows the screen and complains at every start where there is none.
+ifndef XDG_RUNTIME_DIR
+export NODEVICE_SELECT ?= 1
+endif
 
 .PHONY: demo test test-portability bench bench-classify lint setup
 

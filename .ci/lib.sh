@@ -72,6 +72,15 @@ swiftshader_icd() {
         /usr/lib64/chromium-browser/$name /opt/google/chrome/$name /opt/chromium.org/chromium/$name
 }
 
+# The program of Chromium or a browser made from it.
+chromium_program() {
+    local name
+    for name in chromium chromium-browser google-chrome google-chrome-stable; do
+        command -v "$name" && return
+    done
+    return 1
+}
+
 # The ICD file of lavapipe, Mesa's software Vulkan.
 lavapipe_icd() {
     vulkan_icds | grep -m 1 '/lvp_icd[^/]*$'

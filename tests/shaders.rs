@@ -2,6 +2,9 @@
 //! language that a back end speaks.
 #![allow(clippy::print_stdout, reason = "the digests are the output")]
 
+#[path = "shaders/browser.rs"]
+mod browser;
+
 use leanvision::runtime::{Bind, Kernel};
 use leanvision::{DType, kernels};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
