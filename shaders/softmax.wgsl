@@ -81,10 +81,12 @@ fn row_sums(start: u32, n: u32) -> RowSums {
 
 // What the second reading needs besides the maximum.
 fn factor(sum: f32) -> f32 {
+    // Where exp(NaN) is infinity, as on SwiftShader, the sum of a row that holds infinity is too: NaN as elsewhere.
+    let s = select(sum - sum, sum, sum < 3e38);
     if OP == 0u {
-        return 1.0 / sum;
+        return 1.0 / s;
     }
-    return log(sum);
+    return log(s);
 }
 
 fn mapped(x: vec4<f32>, top: vec4<f32>, factor: vec4<f32>) -> Elem4 {
