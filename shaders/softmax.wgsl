@@ -82,7 +82,8 @@ fn row_sums(start: u32, n: u32) -> RowSums {
 // What the second reading needs besides the maximum.
 fn factor(sum: f32) -> f32 {
     // Where exp(NaN) is infinity, as on SwiftShader, the sum of a row that holds infinity is too: NaN as elsewhere.
-    let s = select(sum - sum, sum, sum < 3e38);
+    // One bit makes it so; arithmetic to that end, such as sum - sum, is folded away elsewhere.
+    let s = select(sum, bitcast<f32>(bitcast<u32>(sum) | 0x400000u), sum > 3e38);
     if OP == 0u {
         return 1.0 / s;
     }
