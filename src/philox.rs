@@ -20,6 +20,8 @@ pub mod stream {
     pub const SHAPES_TRAIN: u32 = 1;
     /// Test images of the procedural set `shapes`; the step is the image.
     pub const SHAPES_TEST: u32 = 2;
+    /// Weights of untrained networks; the step is the tensor.
+    pub const WEIGHTS: u32 = 3;
 }
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

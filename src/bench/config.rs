@@ -3,9 +3,10 @@
 use serde::Serialize;
 
 use super::micro::MICRO;
+use super::pipeline::PIPELINE;
 use super::{Level, kernel};
-use crate::Result;
 use crate::report::CommonFlags;
+use crate::{Error, Result};
 
 /// Speed of this machine's adapters, kernel by kernel, each checked before it is timed
 #[derive(Debug, Clone, clap::Parser)]
@@ -39,20 +40,30 @@ pub struct SuiteFlags {
     pub family: Vec<String>,
 }
 
+/// The adapter's peaks, every family of kernels, whole methods.
+pub(super) fn all_families() -> Vec<&'static str> {
+    std::iter::once(MICRO).chain(kernel::families()).chain([PIPELINE]).collect()
+}
+
 impl SuiteFlags {
     /// Finds out whether every family exists.
     ///
     /// # Errors
-    /// [`crate::Error::Input`] with the families there are.
+    /// [`Error::Input`] with the families there are.
     pub fn check(&self) -> Result<()> {
-        self.family.iter().filter(|f| *f != MICRO).try_for_each(|family| kernel::check_family(family))
+        let all = all_families();
+        match self.family.iter().find(|family| !all.contains(&family.as_str())) {
+            None => Ok(()),
+            Some(family) => Err(Error::Input(format!("no family is called '{family}'; there are {}", all.join(", ")))),
+        }
     }
 
     /// The families asked for, in the suite's order; the adapter's peaks come first.
     #[must_use]
     pub fn families(&self) -> Vec<&'static str> {
-        let wanted = |family: &&str| self.family.is_empty() || self.family.iter().any(|f| f == family);
-        std::iter::once(MICRO).chain(kernel::families().into_iter().filter(wanted)).collect()
+        let wanted =
+            |family: &&str| *family == MICRO || self.family.is_empty() || self.family.iter().any(|f| f == family);
+        all_families().into_iter().filter(wanted).collect()
     }
 }
 

@@ -5,6 +5,7 @@ pub mod kernel;
 mod measure;
 mod micro;
 mod page;
+mod pipeline;
 mod suite;
 
 pub use config::{Command, Config, SuiteFlags};
@@ -53,6 +54,8 @@ pub struct Case {
     pub flops: u64,
     /// Bytes that one run must move.
     pub bytes: u64,
+    /// Things that one run works off, such as images, and what they are; 0 where there are none to count.
+    pub items: (u64, &'static str),
     /// Largest error that passes, in the unit that `check` answers.
     pub tolerance: f64,
     run: Run,
@@ -74,6 +77,7 @@ impl Case {
             variant: "auto".into(),
             flops: 0,
             bytes: 0,
+            items: (0, ""),
             tolerance: 1e-4,
             run: Box::new(run),
             check: Box::new(check),
@@ -84,6 +88,13 @@ impl Case {
     #[must_use]
     pub fn cost(mut self, flops: u64, bytes: u64) -> Self {
         (self.flops, self.bytes) = (flops, bytes);
+        self
+    }
+
+    /// With this number of things that one run works off, such as images.
+    #[must_use]
+    pub fn items(mut self, n: u64, what: &'static str) -> Self {
+        self.items = (n, what);
         self
     }
 
@@ -153,6 +164,14 @@ impl Case {
 /// The largest size among errors, infinite if one is not a number: a plain maximum would pass over it.
 pub fn worst(errors: impl IntoIterator<Item = f64>) -> f64 {
     errors.into_iter().fold(0.0, |worst: f64, e| if e.is_nan() { f64::INFINITY } else { worst.max(e.abs()) })
+}
+
+/// The largest difference over about `n_points` elements, the last among them: enough to see a wrong kernel, and quick.
+pub fn spot(got: &[f32], n_points: usize, want: impl Fn(usize) -> f64) -> f64 {
+    // Odd, so that no power of two in a shape hides a column.
+    let step = (got.len() / n_points.max(1)).max(1) | 1;
+    let points = (0..got.len()).step_by(step).chain(got.len().checked_sub(1));
+    worst(points.map(|i| f64::from(got[i]) - want(i)))
 }
 
 /// Pseudo-random values in -1..1 from `seed`, never zeros, as an f32 tensor and for the check.

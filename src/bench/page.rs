@@ -33,6 +33,10 @@ impl BenchReport {
         if wide {
             heads.extend([">p10 ms", ">p90 ms", ">first ms", ">CPU ms", ">runs"]);
         }
+        let counts = self.rows.iter().any(|row| row.item.is_some());
+        if counts {
+            heads.push(">per second");
+        }
         let mut table = Table::new(&heads);
         let rate = |v: f64| if v > 0.0 { number(v) } else { String::new() };
         for row in &self.rows {
@@ -50,6 +54,9 @@ impl BenchReport {
             if wide {
                 cells.extend([row.ms_p10, row.ms_p90, row.ms_first, row.cpu_ms].map(number));
                 cells.push(row.runs.to_string());
+            }
+            if let (Some(per_s), Some(item)) = (row.items_per_s, row.item) {
+                cells.push(format!("{} {item}", number(per_s)));
             }
             table.row(cells);
         }

@@ -6,7 +6,9 @@ use std::time::Instant;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::config::all_families;
 use super::micro::{self, MICRO, N_LAUNCHES};
+use super::pipeline::{self, PIPELINE};
 use super::{Case, Level, SuiteFlags, Timing, kernel};
 use crate::report::{Progress, Table, number};
 use crate::runtime::{DeviceProfile, Runtime, list_devices};
@@ -79,6 +81,10 @@ pub struct Row {
     pub gflops: f64,
     /// Memory traffic at the median, in GB/s, counting each input and output once; 0 where the row counts none.
     pub gbps: f64,
+    /// Items of work per second at the median; `None` where the row counts none.
+    pub items_per_s: Option<f64>,
+    /// What the items are, such as images.
+    pub item: Option<&'static str>,
     /// Share of the peak that binds, 1 for all of it: the larger of arithmetic by the f32 multiply-add rate and traffic by
     /// `memory_gbps`. On a software adapter by CPU time, else by the median. `None` for the rows that set the peaks.
     pub share_of_peak: Option<f64>,
@@ -172,15 +178,19 @@ pub fn list(runtime: &Runtime, flags: &SuiteFlags) -> Result<(String, Value)> {
     let lines: String = devices.iter().map(|device| format!("  {}: {device}\n", device.kind)).collect();
     let text = format!(
         "adapters\n{lines}families\n  {}\nrows of --suite {} on {}\n{table}",
-        kernel::families().join(", "),
+        all_families().join(", "),
         flags.suite,
         runtime.profile().name,
     );
-    Ok((text, json!({ "adapters": devices, "families": kernel::families(), "rows": rows })))
+    Ok((text, json!({ "adapters": devices, "families": all_families(), "rows": rows })))
 }
 
 fn build(runtime: &Runtime, family: &str, level: Level) -> Result<Vec<Case>> {
-    if family == MICRO { micro::cases(runtime) } else { kernel::cases(runtime, family, level) }
+    match family {
+        MICRO => micro::cases(runtime),
+        PIPELINE => pipeline::cases(runtime, level),
+        _ => kernel::cases(runtime, family, level),
+    }
 }
 
 /// Runs a suite: the peaks, then the rows of each family, every one checked before it is timed.
@@ -352,6 +362,8 @@ impl Row {
             cpu_ms: timing.cpu_ms,
             gflops: rate(case.flops, timing.median_ms),
             gbps: rate(case.bytes, timing.median_ms),
+            items_per_s: (case.items.0 > 0).then(|| 1e3 * case.items.0 as f64 / timing.median_ms),
+            item: (case.items.0 > 0).then_some(case.items.1),
             share_of_peak: None,
             max_error,
             runs: timing.runs,

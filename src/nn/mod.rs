@@ -6,11 +6,13 @@
 mod checkpoint;
 mod fold;
 mod identify;
+mod init;
 mod mnist_cnn;
 mod mobilenet;
 mod model;
 mod param;
 mod plan;
+mod reference;
 mod report;
 mod resnet;
 mod spec;
@@ -22,6 +24,7 @@ mod vit_forward;
 
 pub use checkpoint::{Checkpoint, Header, TensorEntry, Weights};
 pub use identify::{Hints, Identified, identify};
+pub use init::untrained;
 pub use mnist_cnn::MnistCnnSpec;
 pub use mobilenet::MobileNetV2Spec;
 pub use model::Model;
@@ -30,6 +33,7 @@ pub use plan::{
     Body, Conv, LayerNorm, Linear, Norm, NormPlace, Plan, Pool, Qkv, Residual, Shortcut, Step, TokenPool, VitBlock,
     VitPlan,
 };
+pub use reference::reference_forward;
 pub use report::{LoadReport, Misfit};
 pub use resnet::{Block, ResNetSpec, ShortcutKind, Stem};
 pub use spec::{ARCH_NAMES, ModelSpec};

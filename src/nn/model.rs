@@ -174,6 +174,7 @@ impl Model {
     }
 }
 
-fn window(layer: &Conv) -> Conv2d {
+/// How a layer's convolution steps over its input.
+pub(super) fn window(layer: &Conv) -> Conv2d {
     Conv2d { stride: [layer.stride; 2], padding: [layer.padding; 2], groups: layer.groups, ..Conv2d::default() }
 }

@@ -34,9 +34,10 @@ pub fn conv2d_at(x: &Array, w: &Array, bias: Option<&Array>, conv: &Conv2d, inde
             if row >= x.shape[1] || column >= x.shape[2] {
                 continue;
             }
-            for c in 0..ci_group {
-                sum += x.at(&[n, row, column, o / co_group * ci_group + c]) * w.at(&[r, s, c, o]);
-            }
+            // [n, row, column, group's channels] and [r, s, .., o].
+            let pixel = ((n * x.shape[1] + row) * x.shape[2] + column) * x.shape[3] + o / co_group * ci_group;
+            let weights = w.data[(r * w.shape[1] + s) * ci_group * w.shape[3]..].iter().skip(o).step_by(w.shape[3]);
+            sum += x.data[pixel..pixel + ci_group].iter().zip(weights).map(|(x, w)| x * w).sum::<f64>();
         }
     }
     sum

@@ -22,9 +22,12 @@ fn demo_leaves_its_page_where_it_says() {
     assert!(page.matches("src=\"data:image/png;base64,").count() >= 2 && !page.contains("NaN"));
     assert!(!page.contains("http"), "the page fetches something");
     let result: Value = serde_json::from_slice(&std::fs::read(out.join("result.json")).unwrap()).unwrap();
-    assert!(
-        result["edges_ms"].as_f64().is_some_and(|ms| ms > 0.0) && result["bench"]["wrong"] == serde_json::json!([])
-    );
+    for key in ["edges_ms", "network_ms"] {
+        assert!(result[key].as_f64().is_some_and(|ms| ms > 0.0), "{key}");
+    }
+    assert!(result["top1"].as_f64().is_some_and(|top1| (0.0..=100.0).contains(&top1)));
+    assert_eq!(result["bench"]["wrong"], serde_json::json!([]));
+    assert!(text.contains("Its weights are random"), "{text}");
 }
 
 #[test]

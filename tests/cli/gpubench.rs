@@ -111,6 +111,7 @@ fn gpubench_report_has_its_keys_and_finite_figures() {
         for key in ["gflops", "gbps", "max_error"] {
             assert!(row[key].as_f64().is_some_and(|v| v >= 0.0), "{key} of {row}");
         }
+        assert_eq!(row["items_per_s"].is_f64(), row["item"].is_string(), "{row}");
         assert!(row["runs"].as_u64().is_some_and(|runs| runs > 0), "{row}");
         let is_micro = row["name"].as_str().unwrap().starts_with("micro/");
         assert_eq!(row["share_of_peak"].as_f64().is_some_and(|share| share > 0.0), !is_micro, "{row}");

@@ -9,3 +9,4 @@ mod classify;
 mod formula;
 mod models;
 mod published;
+mod reference;

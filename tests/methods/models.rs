@@ -18,6 +18,13 @@ fn floats(bytes: &[u8]) -> Vec<f64> {
     bytes.as_chunks::<4>().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect()
 }
 
+/// Logits that PyTorch gave for a network of the golden file.
+pub fn golden_logits(name: &str) -> Vec<f64> {
+    let bytes = golden();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    floats(file.tensor(&format!("{name}.logits")).unwrap().data())
+}
+
 fn logits(model: &Model, runtime: &Runtime, n: usize, side: usize) -> Vec<f64> {
     let images = Tensor::from_slice(runtime, &formula::images(n, side), &[n, side, side, 3]).unwrap();
     let logits = model.forward(&images).unwrap();
@@ -44,9 +51,7 @@ fn formula_gives_the_golden_numbers() {
 /// Logits of a family with its norms kept and folded, against the golden ones.
 fn family(name: &str, arch: &str, n: usize, side: usize) {
     let Some(runtime) = runtime() else { return };
-    let bytes = golden();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let want = floats(file.tensor(&format!("{name}.logits")).unwrap().data());
+    let want = golden_logits(name);
     let spec = ModelSpec::by_name(arch).unwrap();
     let weights = formula::weights(&spec);
     let kept = Model::new(&runtime, &spec, &weights).unwrap();

@@ -128,7 +128,7 @@ fn large_logits_do_not_overflow() {
             .unwrap_or_else(|message| panic!("{variant:?}: {message}"));
         let lse = download(&log_sum_exp_with(variant, &x).unwrap()).unwrap();
         assert!(
-            (lse[3] - 1000.313_261_687).abs() < 1e-3 && (lse[4] - 3.0 - std::f64::consts::LN_2).abs() < 1e-5,
+            (lse[3] - 1_000.313_261_687).abs() < 1e-3 && (lse[4] - 3.0 - std::f64::consts::LN_2).abs() < 1e-5,
             "{lse:?}"
         );
     }

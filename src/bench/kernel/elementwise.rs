@@ -1,13 +1,8 @@
 use crate::Result;
-use crate::bench::{Case, Level, noise, worst};
+use crate::bench::{Case, Level, noise, spot};
 use crate::ops::{Act, elementwise as e};
 use crate::reference::elementwise::act;
 use crate::runtime::Runtime;
-
-/// Largest difference over every 997th element: enough to see a wrong kernel, and quick.
-fn spot(got: &[f32], want: impl Fn(usize) -> f64) -> f64 {
-    worst((0..got.len()).step_by(997).map(|i| f64::from(got[i]) - want(i)))
-}
 
 pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     let sizes: &[usize] = if level == Level::Quick { &[1 << 22] } else { &[1 << 16, 1 << 24] };
@@ -20,7 +15,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
                 "elementwise/add",
                 format!("{n}"),
                 move || e::add(&x, &y),
-                move |out| Ok(spot(&out.to_vec()?, |i| rx.data[i] + rb.data[i])),
+                move |out| Ok(spot(&out.to_vec()?, 4096, |i| rx.data[i] + rb.data[i])),
             )
             .cost(n as u64, 12 * n as u64)
             .tolerance(1e-6),
@@ -31,7 +26,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
                 "elementwise/gelu",
                 format!("{n}"),
                 move || e::gelu(&x),
-                move |out| Ok(spot(&out.to_vec()?, |i| act(Act::Gelu, rx.data[i]))),
+                move |out| Ok(spot(&out.to_vec()?, 4096, |i| act(Act::Gelu, rx.data[i]))),
             )
             .cost(20 * n as u64, 8 * n as u64)
             .tolerance(1e-5),

@@ -1,5 +1,5 @@
 use crate::Result;
-use crate::bench::{Case, Level, noise};
+use crate::bench::{Case, Level, noise, spot};
 use crate::ops::Act;
 use crate::ops::matmul::{Variant, linear, matmul, matmul_with};
 use crate::reference::Array;
@@ -32,13 +32,6 @@ fn element(a: &Array, b: &Array, i: usize) -> f64 {
     (0..k).map(|l| a.data[(batch * m + row) * k + l] * b.data[first + l * n + col]).sum()
 }
 
-/// Largest difference over some 200 elements, the last among them.
-fn spot(got: &[f32], want: impl Fn(usize) -> f64) -> f64 {
-    let step = (got.len() / 200).max(1) | 1;
-    let points = (0..got.len()).step_by(step).chain(got.len().checked_sub(1));
-    points.map(|i| (f64::from(got[i]) - want(i)).abs()).fold(0.0, f64::max)
-}
-
 pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     let shapes = if level == Level::Quick { &SHAPES[..4] } else { SHAPES };
     let mut cases = Vec::new();
@@ -54,7 +47,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
                 None => matmul(&a, &b),
                 Some(variant) => matmul_with(variant, &a, &b),
             };
-            let check = move |out: &Tensor| Ok(spot(&out.to_vec()?, |i| element(&ra, &rb, i)));
+            let check = move |out: &Tensor| Ok(spot(&out.to_vec()?, 200, |i| element(&ra, &rb, i)));
             // Sums of up to 1024 products below 1.
             let case = Case::new("matmul/matmul", shape.as_str(), run, check)
                 .variant(variant.map_or_else(|| "auto".to_owned(), |v| format!("{v:?}").to_lowercase()))
@@ -75,8 +68,9 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
         let (m, k, n) = (788, 192, 768);
         let ((x, rx), (w, rw)) = (noise(runtime, &[1, m, k], 90)?, noise(runtime, &[k, n], 91)?);
         let (bias, rbias) = noise(runtime, &[n], 92)?;
-        let check =
-            move |out: &Tensor| Ok(spot(&out.to_vec()?, |i| activated(act, element(&rx, &rw, i) + rbias.data[i % n])));
+        let check = move |out: &Tensor| {
+            Ok(spot(&out.to_vec()?, 200, |i| activated(act, element(&rx, &rw, i) + rbias.data[i % n])))
+        };
         let name = format!("matmul/linear {act:?}").to_lowercase();
         cases.push(
             Case::new(name, format!("{m}x{k}x{n}"), move || linear(&x, &w, Some(&bias), act), check)

@@ -38,19 +38,8 @@ pub fn families() -> Vec<&'static str> {
 /// # Errors
 /// [`Error::Input`] for an unknown family, else what building the inputs returns.
 pub fn cases(runtime: &Runtime, family: &str, level: Level) -> Result<Vec<Case>> {
-    build(family)?(runtime, level)
-}
-
-/// Finds out whether a family has cases.
-///
-/// # Errors
-/// [`Error::Input`] with the families there are.
-pub fn check_family(family: &str) -> Result<()> {
-    build(family).map(|_| ())
-}
-
-fn build(family: &str) -> Result<Build> {
-    let found = FAMILIES.iter().find(|(name, _)| *name == family);
-    let unknown = || Error::Input(format!("no family is called '{family}'; there are {}", families().join(", ")));
-    found.map(|(_, build)| *build).ok_or_else(unknown)
+    match FAMILIES.iter().find(|(name, _)| *name == family) {
+        Some((_, build)) => build(runtime, level),
+        None => Err(Error::Input(format!("no family is called '{family}'; there are {}", families().join(", ")))),
+    }
 }

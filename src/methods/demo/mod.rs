@@ -10,14 +10,19 @@ use serde_json::{Value, json};
 
 use crate::bench::{self, Level, SuiteFlags};
 use crate::data::{ImageSet, Split, shapes};
+use crate::nn::{Model, ModelSpec, untrained};
 use crate::ops::conv::{Conv2d, conv2d};
 use crate::ops::{Act, elementwise};
-use crate::report::{Page, Table, number, sheet};
+use crate::report::{Page, Table, grouped, number, sheet};
 use crate::{DType, Result, Runtime, Tensor};
 
 /// Binaries, what they do, and a line to try.
 const BINARIES: [[&str; 3]; 3] = [
-    ["classify", "what a network is and costs", "cargo run --release --bin classify -- info --arch resnet20"],
+    [
+        "classify",
+        "accuracy and guesses of trained networks; what one is and costs",
+        "cargo run --release --bin classify -- info --arch resnet20",
+    ],
     ["gpubench", "speed of this machine, kernel by kernel", "cargo run --release --bin gpubench -- run --suite quick"],
     ["demo", "this tour", "cargo run --release"],
 ];
@@ -58,8 +63,14 @@ pub fn run(
     page.text(&format!("{first}: a 3x3 convolution to two slopes, and the length of both."));
     page.picture(&sheet(&edges, N_IMAGES, N_COLUMNS, 2), "The same pictures' edges, computed on the adapter.")?;
 
-    let families = bench::kernel::families().into_iter().filter(|family| ["conv", "matmul"].contains(family));
-    let flags = SuiteFlags { suite: Level::Quick, family: families.map(Into::into).collect() };
+    let network = network(runtime, &set, config.common.seed)?;
+    say(&network.text)?;
+    page.heading("A network");
+    page.text(&network.text);
+    page.text("With a trained network's weights, classify eval gives its accuracy and classify predict its guesses:");
+    page.command("cargo run --release --bin classify -- eval --weights W.safetensors --data FOLDER");
+
+    let flags = SuiteFlags { suite: Level::Quick, family: ["conv", "matmul"].map(Into::into).to_vec() };
     let report = bench::run(runtime, &flags, config.common.quiet)?;
     // The rows that set the peaks stand in a line of their own.
     let mut shown = report.clone();
@@ -78,7 +89,11 @@ pub fn run(
     say(&table.to_string())?;
     page.table(&table);
     report.verdict()?;
-    Ok((page, json!({ "edges_ms": ms, "images": N_IMAGES, "bench": report })))
+    let figures = json!({
+        "images": N_IMAGES, "edges_ms": ms, "network": network.name, "network_ms": network.ms, "top1": network.top1,
+        "bench": report,
+    });
+    Ok((page, figures))
 }
 
 /// A result and the ms until the device had it.
@@ -89,11 +104,54 @@ fn timed<T>(runtime: &Runtime, run: impl FnOnce() -> Result<T>) -> Result<(T, f6
     Ok((result, start.elapsed().as_secs_f64() * 1e3))
 }
 
-/// How steep the brightness of each image is at each pixel, as grey images.
-fn edges(runtime: &Runtime, set: &ImageSet) -> Result<ImageSet> {
+/// What a network made of the tour's images.
+struct Network {
+    name: String,
+    text: String,
+    ms: f64,
+    /// Percent.
+    top1: f64,
+}
+
+/// A small network that nobody trained, over all images.
+fn network(runtime: &Runtime, set: &ImageSet, seed: u64) -> Result<Network> {
+    let spec = ModelSpec::by_name("resnet20")?;
+    let summary = spec.plan().summary([set.height, set.width])?;
+    let model = Model::folded(runtime, &spec, &untrained(&spec.plan().params, seed)?)?;
+    let x = pixels(runtime, set)?;
+    let run = || model.forward(&elementwise::affine(&x, 4.0, -2.0)?);
+    let (_, first_ms) = timed(runtime, run)?;
+    let (logits, ms) = timed(runtime, run)?;
+    let likeliest = |logits: &[f32]| (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap_or(0);
+    let logits = logits.to_vec::<f32>()?;
+    let guesses = logits.chunks_exact(spec.classes()).map(likeliest);
+    let right = guesses.zip(&set.labels).filter(|(guess, label)| *guess == **label as usize).count();
+    let text = format!(
+        "{}, {} parameters, {} M multiply-adds an image: {} pictures in {} ms ({} a second), the first time in {} ms with \
+         compilation. Its weights are random, so that the {right} of {} that it names rightly are luck: one class in {}.",
+        spec,
+        grouped(summary.params),
+        number(summary.multiply_adds as f64 / 1e6),
+        set.len(),
+        number(ms),
+        number(1e3 * set.len() as f64 / ms),
+        number(first_ms),
+        set.len(),
+        spec.classes(),
+    );
+    Ok(Network { name: spec.to_string(), text, ms, top1: 100.0 * right as f64 / set.len() as f64 })
+}
+
+/// The images as numbers in 0..1, `[n, h, w, c]`.
+fn pixels(runtime: &Runtime, set: &ImageSet) -> Result<Tensor> {
     let bytes = Tensor::from_slice(runtime, &set.images, &[set.len(), set.height, set.width, set.channels])?;
     let scalar = |value: f32| Tensor::from_slice(runtime, &[value], &[1]);
-    let x = elementwise::from_bytes(&bytes, &scalar(1.0 / 255.0)?, &scalar(0.0)?, DType::F32)?;
+    elementwise::from_bytes(&bytes, &scalar(1.0 / 255.0)?, &scalar(0.0)?, DType::F32)
+}
+
+/// How steep the brightness of each image is at each pixel, as grey images.
+fn edges(runtime: &Runtime, set: &ImageSet) -> Result<ImageSet> {
+    let x = pixels(runtime, set)?;
     // Sobel's two filters over red, green and blue by how bright each looks: [3, 3, 3, 2].
     let sobel = [[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0f32]];
     let taps = (0..3).flat_map(|y| (0..3).map(move |x| (y, x)));
