@@ -101,7 +101,8 @@ setup_vulkan() {
 
 # Each by itself, so that one that cannot be had does not keep the others out; portability.sh names what is missing.
 setup_portability() {
-    swiftshader_icd >/dev/null || install "SwiftShader (in Chromium)" chromium chromium chromium || true
+    { swiftshader_icd && chromium_program; } >/dev/null ||
+        install "Chromium with SwiftShader" chromium chromium chromium || true
     has_software_gl ||
         install "software OpenGL" "libgl1-mesa-dri libegl1" "mesa-dri-drivers mesa-libEGL" "mesa libglvnd" || true
     command -v spirv-val >/dev/null || install spirv-val spirv-tools spirv-tools spirv-tools || true

@@ -103,6 +103,8 @@ fn verdict(job: &Value) -> Option<Value> {
         .args(["--use-vulkan=swiftshader", "--use-webgpu-adapter=swiftshader"])
         .arg(format!("--user-data-dir={}", profile.path().display()))
         .arg(format!("http://{address}/"))
+        // What it leaves behind when it is ended goes with the profile.
+        .env("TMPDIR", profile.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
