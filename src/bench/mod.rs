@@ -1,6 +1,7 @@
 //! Benchmarks: what an adapter can do at most, and cases over the op families, checked before they are timed.
 
 mod config;
+mod figures;
 pub mod kernel;
 mod measure;
 mod micro;
@@ -9,8 +10,9 @@ mod pipeline;
 mod suite;
 
 pub use config::{Command, Config, SuiteFlags};
+pub use figures::{Peaks, Row};
 pub use measure::{Timing, measure};
-pub use suite::{BenchReport, Conditions, Left, Peaks, Row, SCHEMA, list, run};
+pub use suite::{BenchReport, Conditions, Left, SCHEMA, list, run};
 
 use crate::reference::Array;
 use crate::runtime::{Kernel, Runtime};

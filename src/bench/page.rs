@@ -1,6 +1,6 @@
 //! A suite's report as tables and a page.
 
-use super::suite::{BenchReport, Left, Peaks, Row};
+use super::{BenchReport, Left, Peaks, Row};
 use crate::report::{Bars, Page, Table, number};
 
 impl Peaks {

@@ -128,7 +128,7 @@ fn network(runtime: &Runtime, set: &ImageSet, seed: u64) -> Result<Network> {
     let right = guesses.zip(&set.labels).filter(|(guess, label)| *guess == **label as usize).count();
     let text = format!(
         "{}, {} parameters, {} M multiply-adds an image: {} pictures in {} ms ({} a second), the first time in {} ms with \
-         compilation. Its weights are random, so that the {right} of {} that it names rightly are luck: one class in {}.",
+         compilation. Its weights are random: that it names {right} of {} rightly is luck, one in {}.",
         spec,
         grouped(summary.params),
         number(summary.multiply_adds as f64 / 1e6),

@@ -1,0 +1,214 @@
+//! The figures of a suite: the adapter's peaks, rows, and the share of a peak that a row reaches.
+
+use serde::Serialize;
+
+use super::micro::N_LAUNCHES;
+use super::{Case, Timing};
+use crate::tensor::DType;
+
+/// What the adapter can do at most, measured in the same run as the rows.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Peaks {
+    /// f32 multiply-adds from registers, in GFLOP/s.
+    pub fma_gflops: f64,
+    /// f16 multiply-adds from registers, in GFLOP/s; `None` without f16.
+    pub fma_f16_gflops: Option<f64>,
+    /// The fastest of copying, reading and writing by a kernel, in GB/s; on hardware also of the copy command, which on a
+    /// software adapter is the C library's and out of any shader's reach.
+    pub memory_gbps: f64,
+    /// Bytes read and written by a copy kernel, in GB/s.
+    pub copy_gbps: f64,
+    /// Bytes read and written by the copy command, in GB/s.
+    pub copy_command_gbps: f64,
+    /// Bytes read, in GB/s.
+    pub read_gbps: f64,
+    /// Bytes written, in GB/s.
+    pub write_gbps: f64,
+    /// Bytes of single words read at random places, in GB/s.
+    pub gather_gbps: f64,
+    /// From the host to the device, in GB/s.
+    pub upload_gbps: f64,
+    /// From the device to the host, in GB/s.
+    pub read_back_gbps: f64,
+    /// An empty dispatch among others, in µs.
+    pub dispatch_us: f64,
+    /// A dispatch that waits for the one before it, in µs.
+    pub dispatch_chain_us: f64,
+    /// One dispatch handed over and waited for, in µs.
+    pub submit_us: f64,
+    /// As `fma_gflops`, by CPU second of this process: what a software adapter is judged by.
+    pub fma_gflop_per_cpu_s: f64,
+    /// As `memory_gbps`, by CPU second of this process.
+    pub memory_gb_per_cpu_s: f64,
+}
+
+/// One case, checked and timed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// `family/op`.
+    pub name: String,
+    /// Shape as a reader writes it.
+    pub shape: String,
+    /// Element type of the inputs.
+    pub dtype: DType,
+    /// The variant.
+    pub variant: String,
+    /// Median time of a run, in ms.
+    pub ms_median: f64,
+    /// Tenth percentile, in ms.
+    pub ms_p10: f64,
+    /// Ninetieth percentile, in ms.
+    pub ms_p90: f64,
+    /// First run, compilation included, in ms.
+    pub ms_first: f64,
+    /// CPU time of this process per run, in ms.
+    pub cpu_ms: f64,
+    /// Arithmetic at the median, in GFLOP/s; 0 where the row counts none.
+    pub gflops: f64,
+    /// Memory traffic at the median, in GB/s, counting each input and output once; 0 where the row counts none.
+    pub gbps: f64,
+    /// Items of work per second at the median; `None` where the row counts none.
+    pub items_per_s: Option<f64>,
+    /// What the items are, such as images.
+    pub item: Option<&'static str>,
+    /// Share of the peak that binds, 1 for all of it: the larger of arithmetic by the f32 multiply-add rate and traffic by
+    /// `memory_gbps`. On a software adapter by CPU time, else by the median. `None` for the rows that set the peaks.
+    pub share_of_peak: Option<f64>,
+    /// Largest error of the check, in the check's unit.
+    pub max_error: f64,
+    /// Runs that were timed.
+    pub runs: usize,
+    #[serde(skip)]
+    pub(super) flops: u64,
+    #[serde(skip)]
+    pub(super) bytes: u64,
+}
+
+impl Row {
+    pub(super) fn new(case: &Case, timing: &Timing, max_error: f64, ms_first: f64) -> Self {
+        Self {
+            name: case.name.clone(),
+            shape: case.shape.clone(),
+            dtype: case.dtype,
+            variant: case.variant.clone(),
+            ms_median: timing.median_ms,
+            ms_p10: timing.p10_ms,
+            ms_p90: timing.p90_ms,
+            ms_first,
+            cpu_ms: timing.cpu_ms,
+            gflops: rate(case.flops, timing.median_ms),
+            gbps: rate(case.bytes, timing.median_ms),
+            items_per_s: (case.items.0 > 0).then(|| 1e3 * case.items.0 as f64 / timing.median_ms),
+            item: (case.items.0 > 0).then_some(case.items.1),
+            share_of_peak: None,
+            max_error,
+            runs: timing.runs,
+            flops: case.flops,
+            bytes: case.bytes,
+        }
+    }
+
+    /// Whether the row sets a peak.
+    #[must_use]
+    pub fn is_micro(&self) -> bool {
+        self.name.starts_with("micro/")
+    }
+}
+
+/// Giga per second from a number and ms.
+fn rate(amount: u64, ms: f64) -> f64 {
+    if ms > 0.0 { amount as f64 / ms / 1e6 } else { 0.0 }
+}
+
+impl Peaks {
+    pub(super) fn of(rows: &[Row], is_software: bool) -> Self {
+        let find = |name: &str, variant: &str, dtype: DType| {
+            rows.iter().find(|row| {
+                row.name.strip_prefix("micro/") == Some(name) && row.variant == variant && row.dtype == dtype
+            })
+        };
+        let word = |name, variant| find(name, variant, DType::U32);
+        let gbps = |name, variant| word(name, variant).map_or(0.0, |row| row.gbps);
+        let us =
+            |name, variant, n: u32| word(name, variant).map_or(0.0, |row: &Row| 1e3 * row.ms_median / f64::from(n));
+        let fma = find("fma", "auto", DType::F32);
+        let command = if is_software { None } else { word("copy", "command") };
+        let streams = [word("copy", "kernel"), word("read", "auto"), word("write", "auto"), command];
+        let fastest = |rate: fn(&Row) -> f64| streams.into_iter().flatten().map(rate).fold(0.0, f64::max);
+        Self {
+            fma_gflops: fma.map_or(0.0, |row| row.gflops),
+            fma_f16_gflops: find("fma", "auto", DType::F16).map(|row| row.gflops),
+            memory_gbps: fastest(|row| row.gbps),
+            copy_gbps: gbps("copy", "kernel"),
+            copy_command_gbps: gbps("copy", "command"),
+            read_gbps: gbps("read", "auto"),
+            write_gbps: gbps("write", "auto"),
+            gather_gbps: gbps("gather", "auto"),
+            upload_gbps: gbps("upload", "auto"),
+            read_back_gbps: gbps("read_back", "auto"),
+            dispatch_us: us("dispatch", "independent", N_LAUNCHES),
+            dispatch_chain_us: us("dispatch", "chain", N_LAUNCHES),
+            submit_us: us("submit", "wait", 1),
+            fma_gflop_per_cpu_s: fma.map_or(0.0, |row| rate(row.flops, row.cpu_ms)),
+            memory_gb_per_cpu_s: fastest(|row| rate(row.bytes, row.cpu_ms)),
+        }
+    }
+
+    /// Share of the peak that binds a row.
+    pub(super) fn share(&self, row: &Row, by_cpu: bool) -> Option<f64> {
+        let (ms, gflops, gbps) = if by_cpu {
+            (row.cpu_ms, self.fma_gflop_per_cpu_s, self.memory_gb_per_cpu_s)
+        } else {
+            (row.ms_median, self.fma_gflops, self.memory_gbps)
+        };
+        let share = (rate(row.flops, ms) / gflops).max(rate(row.bytes, ms) / gbps);
+        (!row.is_micro() && row.flops + row.bytes > 0 && share.is_finite()).then_some(share)
+    }
+
+    /// Seconds that a case takes at least; 0 as long as the peaks are unknown.
+    pub(super) fn seconds(&self, case: &Case) -> f64 {
+        let seconds = |amount: u64, rate: f64| if rate > 0.0 { amount as f64 / rate / 1e9 } else { 0.0 };
+        seconds(case.flops, self.fma_gflops).max(seconds(case.bytes, self.memory_gbps))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+
+    fn row(name: &str, variant: &str, dtype: DType, (flops, bytes): (u64, u64), ms: f64) -> Row {
+        let run = || Err(Error::Input("never run".into()));
+        let case = Case::new(name, "1", run, |_| Ok(0.0)).variant(variant).dtype(dtype).cost(flops, bytes);
+        let timing = Timing { median_ms: ms, p10_ms: ms, p90_ms: ms, first_ms: ms, cpu_ms: 2.0 * ms, runs: 1 };
+        Row::new(&case, &timing, 0.0, ms)
+    }
+
+    #[test]
+    fn shares_are_of_the_peak_that_binds() {
+        let micro = [
+            row("micro/fma", "auto", DType::F32, (100_000_000, 0), 1.0),
+            row("micro/copy", "kernel", DType::U32, (0, 10_000_000), 1.0),
+            row("micro/copy", "command", DType::U32, (0, 20_000_000), 1.0),
+            row("micro/dispatch", "independent", DType::U32, (0, 0), 0.256),
+        ];
+        let peaks = Peaks::of(&micro, false);
+        assert_eq!((peaks.fma_gflops, peaks.memory_gbps, peaks.copy_gbps), (100.0, 20.0, 10.0));
+        assert!((peaks.dispatch_us - 1.0).abs() < 1e-9 && peaks.fma_f16_gflops.is_none());
+        // 50 % of the arithmetic, 25 % of the memory; then 10 % and 75 %.
+        for ((flops, bytes), want) in [((50_000_000, 5_000_000), 0.5), ((10_000_000, 15_000_000), 0.75)] {
+            let share = peaks.share(&row("a/b", "auto", DType::F32, (flops, bytes), 1.0), false);
+            assert!((share.unwrap() - want).abs() < 1e-9, "{share:?}");
+        }
+        // A software adapter is judged by kernels and by CPU time, of which every row here took twice its wall time.
+        let software = Peaks::of(&micro, true);
+        assert_eq!(
+            (software.memory_gbps, software.memory_gb_per_cpu_s, software.fma_gflop_per_cpu_s),
+            (10.0, 5.0, 50.0)
+        );
+        let share = software.share(&row("a/b", "auto", DType::F32, (0, 5_000_000), 1.0), true);
+        assert!((share.unwrap() - 0.5).abs() < 1e-9);
+        assert!(peaks.share(&micro[0], false).is_none() && peaks.share(&micro[3], false).is_none());
+        assert!(Peaks::default().share(&row("a/b", "auto", DType::F32, (1, 1), 1.0), false).is_none());
+    }
+}
