@@ -1,10 +1,10 @@
 // Prefix sums, compaction and a stable radix sort, by reducing first and scanning after: no workgroup waits for another.
 //
 // Each comes in two forms that give the same results. In the lanes form a unit is one invocation, which walks its own
-// stretch of the input: no workgroup memory, no barriers, for adapters that run on the CPU. In the groups form a unit is
-// a workgroup of 256 with its tile.
+// stretch of the input and shares nothing: no barriers, for adapters that run on the CPU. In the groups form a unit is a
+// workgroup of 256 with its tile.
 const LANES_SIZE = 16u;
-const GROUP_SIZE = 256u;
+const GROUP_SIZE = SCAN_SIZE;
 
 // ---- prefix sums: out_i = sum of x_j over j < i, or j <= i where INCLUSIVE ----
 // Pass 1 sums each unit, the sums are scanned by this very code, pass 2 scans each unit from there on.
@@ -224,6 +224,10 @@ fn radix_decoded(key: u32) -> u32 {
     return select(ordered, ordered ^ 0x80000000u, radix_params.decode == 2u);
 }
 
+// Each lane counts in a column of its own. An array of its own would be faster, but it starts as zeros, and Mesa's software
+// adapter takes a second to compile those of 256 words.
+var<workgroup> sh_lanes: array<u32, 256u * LANES_SIZE>;
+
 @compute @workgroup_size(LANES_SIZE)
 fn radix_count_lanes_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
                          @builtin(local_invocation_index) local: u32) {
@@ -232,24 +236,26 @@ fn radix_count_lanes_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_w
     if unit >= p.n_units {
         return;
     }
-    var counts: array<u32, 256>;
+    for (var digit = 0u; digit <= p.mask; digit++) {
+        sh_lanes[digit * LANES_SIZE + local] = 0u;
+    }
     let start = unit * p.unit_vec4;
     let end = min(start + p.unit_vec4, p.n / 4u);
     for (var i = start; i < end; i++) {
         let digits = radix_digits(radix_load(i));
-        counts[digits.x] += 1u;
-        counts[digits.y] += 1u;
-        counts[digits.z] += 1u;
-        counts[digits.w] += 1u;
+        sh_lanes[digits.x * LANES_SIZE + local] += 1u;
+        sh_lanes[digits.y * LANES_SIZE + local] += 1u;
+        sh_lanes[digits.z * LANES_SIZE + local] += 1u;
+        sh_lanes[digits.w * LANES_SIZE + local] += 1u;
     }
     if unit == p.n_units - 1u && p.n % 4u != 0u {
         let digits = radix_digits(radix_load(p.n / 4u));
         for (var j = 0u; j < p.n % 4u; j++) {
-            counts[digits[j]] += 1u;
+            sh_lanes[digits[j] * LANES_SIZE + local] += 1u;
         }
     }
     for (var digit = 0u; digit <= p.mask; digit++) {
-        radix_counts[digit * p.n_units + unit] = counts[digit];
+        radix_counts[digit * p.n_units + unit] = sh_lanes[digit * LANES_SIZE + local];
     }
 }
 
@@ -270,6 +276,12 @@ fn radix_put(place: u32, key: u32, value: u32) {
     radix_values_out[place] = value;
 }
 
+fn next_place(digit: u32, local: u32) -> u32 {
+    let place = sh_lanes[digit * LANES_SIZE + local];
+    sh_lanes[digit * LANES_SIZE + local] = place + 1u;
+    return place;
+}
+
 @compute @workgroup_size(LANES_SIZE)
 fn radix_move_lanes_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
                         @builtin(local_invocation_index) local: u32) {
@@ -278,9 +290,8 @@ fn radix_move_lanes_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wo
     if unit >= p.n_units {
         return;
     }
-    var places: array<u32, 256>;
     for (var digit = 0u; digit <= p.mask; digit++) {
-        places[digit] = radix_places[digit * p.n_units + unit];
+        sh_lanes[digit * LANES_SIZE + local] = radix_places[digit * p.n_units + unit];
     }
     let start = unit * p.unit_vec4;
     let end = min(start + p.unit_vec4, p.n / 4u);
@@ -288,27 +299,17 @@ fn radix_move_lanes_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wo
         let keys = radix_load(i);
         let values = radix_values_at(i);
         let digits = radix_digits(keys);
-        let a = places[digits.x];
-        places[digits.x] = a + 1u;
-        radix_put(a, keys.x, values.x);
-        let b = places[digits.y];
-        places[digits.y] = b + 1u;
-        radix_put(b, keys.y, values.y);
-        let c = places[digits.z];
-        places[digits.z] = c + 1u;
-        radix_put(c, keys.z, values.z);
-        let d = places[digits.w];
-        places[digits.w] = d + 1u;
-        radix_put(d, keys.w, values.w);
+        radix_put(next_place(digits.x, local), keys.x, values.x);
+        radix_put(next_place(digits.y, local), keys.y, values.y);
+        radix_put(next_place(digits.z, local), keys.z, values.z);
+        radix_put(next_place(digits.w, local), keys.w, values.w);
     }
     if unit == p.n_units - 1u && p.n % 4u != 0u {
         let keys = radix_load(p.n / 4u);
         let values = radix_values_at(p.n / 4u);
         let digits = radix_digits(keys);
         for (var j = 0u; j < p.n % 4u; j++) {
-            let place = places[digits[j]];
-            places[digits[j]] = place + 1u;
-            radix_put(place, keys[j], values[j]);
+            radix_put(next_place(digits[j], local), keys[j], values[j]);
         }
     }
 }
@@ -318,7 +319,6 @@ fn radix_move_lanes_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wo
 // low half and digit j + 8 in its high half.
 const TILE = 8u * GROUP_SIZE;
 var<workgroup> sh_words: array<u32, TILE + TILE / 32u>;
-var<workgroup> sh_part: array<u32, 2u * GROUP_SIZE>;
 var<workgroup> sh_base: array<u32, 16>;
 
 // Eight words of one invocation, or one word of eight: both without bank conflicts.
@@ -386,12 +386,12 @@ fn radix_count_groups_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_
     _ = count_digits(tile_digits(tile_keys(i + 4u), i + 4u), &counts);
     spread_counts(local, counts);
     workgroupBarrier();
-    sh_part[local] = sum_eight(local);
+    sh_sums[local] = sum_eight(local);
     workgroupBarrier();
     if local < 8u {
         var sum = 0u;
         for (var j = 0u; j < 32u; j++) {
-            sum += sh_part[32u * local + j];
+            sum += sh_sums[32u * local + j];
         }
         // Elements behind the end were counted as the last digit of the last unit: the end of the table, in front of
         // which everything lies.
@@ -421,26 +421,14 @@ fn radix_move_groups_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_w
 
     // Exclusive scan over all words of sh_words, eight neighbours to an invocation.
     let sum = sum_eight(local);
-    var half = 0u;
-    sh_part[local] = sum;
-    workgroupBarrier();
-    for (var step = 1u; step < GROUP_SIZE; step *= 2u) {
-        var total = sh_part[half + local];
-        if local >= step {
-            total += sh_part[half + local - step];
-        }
-        half = GROUP_SIZE - half;
-        sh_part[half + local] = total;
-        workgroupBarrier();
-    }
-    var before = sh_part[local] - sum;
+    var before = group_sums(local, sum) - sum;
     for (var j = 0u; j < 8u; j++) {
         let at = padded(8u * local + j);
         let word = sh_words[at];
         sh_words[at] = before;
         before += word;
     }
-    let n_low = sh_part[GROUP_SIZE - 1u] & 0xffffu;
+    let n_low = sh_sums[GROUP_SIZE - 1u] & 0xffffu;
     workgroupBarrier();
 
     // Where each key stands in the sorted tile.

@@ -16,6 +16,7 @@ pub mod reduce;
 mod rows;
 pub mod softmax;
 pub mod sort;
+pub mod topk;
 
 pub use act::Act;
 pub use rows::RowVariant;
@@ -37,6 +38,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
         reduce::KERNELS,
         softmax::KERNELS,
         sort::KERNELS,
+        topk::KERNELS,
     ];
     families.iter().copied().flatten().collect()
 }

@@ -163,7 +163,7 @@ pub fn permutation(runtime: &Runtime, n: usize, key: Key) -> Result<Tensor> {
         .groups(u64::from(params.n_vec4).div_ceil(WG_SIZE))
         .cost(0, 8 * n as u64)
         .run()?;
-    Ok(super::sort::sort_pairs(&high, &order, 32)?.1)
+    Ok(super::sort::sort_pairs(&high, &order, 0..32)?.1)
 }
 
 /// The generator on counters of one's own: u32 `[n, 4]` to u32 `[n, 4]`, Philox4x32-10 under the key `seed`.

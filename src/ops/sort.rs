@@ -9,7 +9,10 @@ use crate::runtime::{
 };
 use crate::tensor::{DType, Tensor, check};
 use crate::{Error, Result};
+use std::ops::Range;
 
+/// Sums over a workgroup of 256.
+pub(crate) const SCAN: Common = Common { name: "scan", source: include_str!("../../shaders/common/scan.wgsl") };
 /// Order-preserving encodings of numbers as u32.
 pub(crate) const ORDER: Common = Common { name: "order", source: include_str!("../../shaders/common/order.wgsl") };
 
@@ -53,7 +56,7 @@ struct RadixParams {
 }
 
 const fn kernel(entry: &'static str, binds: &'static [Bind]) -> Kernel {
-    Kernel::new("sort", entry, SOURCE, binds).commons(&[INDEX, ORDER]).types(&["Elem"], &[COUNTED])
+    Kernel::new("sort", entry, SOURCE, binds).commons(&[INDEX, ORDER, SCAN]).types(&["Elem"], &[COUNTED])
 }
 
 const fn sums(entry: &'static str) -> Kernel {
@@ -97,7 +100,7 @@ pub const KERNELS: &[Kernel] = &[
 /// Who owns a stretch of the input; the ops choose by adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SortVariant {
-    /// One invocation, without workgroup memory and barriers: for adapters that run on the CPU.
+    /// One invocation, without barriers: for adapters that run on the CPU.
     Lanes,
     /// A workgroup with its tile: for GPUs.
     Groups,
@@ -107,12 +110,12 @@ impl SortVariant {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Lanes, Self::Groups];
 
-    fn of(runtime: &Runtime) -> Self {
+    pub(crate) fn of(runtime: &Runtime) -> Self {
         if runtime.profile().is_software() { Self::Lanes } else { Self::Groups }
     }
 
     /// Workgroups that make up `n_units`.
-    fn groups(self, n_units: usize) -> u64 {
+    pub(crate) fn groups(self, n_units: usize) -> u64 {
         match self {
             Self::Lanes => (n_units as u64).div_ceil(LANES_SIZE),
             Self::Groups => n_units as u64,
@@ -234,12 +237,12 @@ pub fn compact_with(variant: SortVariant, flags: &Tensor) -> Result<(Tensor, Ten
 }
 
 /// Pairs sorted by key, equal keys in the order in which they came: keys u32 `[n]`, values of any 4-byte type `[n]`, to
-/// the same. Only the lowest `bits` bits of the keys count; fewer bits are fewer passes.
+/// the same. Only these `bits` of the keys count, from the lowest, 0, on; fewer bits are fewer passes.
 ///
 /// # Errors
 /// [`Error::Shape`] unless both have one axis of the same size, [`Error::DType`] unless the keys are u32 and the values
-/// have 4 bytes, [`Error::Argument`] unless `bits` is 1 to 32.
-pub fn sort_pairs(keys: &Tensor, values: &Tensor, bits: u32) -> Result<(Tensor, Tensor)> {
+/// have 4 bytes, [`Error::Argument`] unless `bits` lies in 0..32 and is not empty.
+pub fn sort_pairs(keys: &Tensor, values: &Tensor, bits: Range<u32>) -> Result<(Tensor, Tensor)> {
     sort_pairs_with(SortVariant::of(keys.runtime()), keys, values, bits)
 }
 
@@ -247,11 +250,16 @@ pub fn sort_pairs(keys: &Tensor, values: &Tensor, bits: u32) -> Result<(Tensor, 
 ///
 /// # Errors
 /// As [`sort_pairs`].
-pub fn sort_pairs_with(variant: SortVariant, keys: &Tensor, values: &Tensor, bits: u32) -> Result<(Tensor, Tensor)> {
+pub fn sort_pairs_with(
+    variant: SortVariant,
+    keys: &Tensor,
+    values: &Tensor,
+    bits: Range<u32>,
+) -> Result<(Tensor, Tensor)> {
     const OP: &str = "sort_pairs";
     check(OP, &[("keys", keys, "n"), ("values", values, "n")])?;
-    if !(1..=32).contains(&bits) {
-        return Err(Error::argument(OP, format!("{bits} key bits given, 1 to 32 wanted")));
+    if bits.is_empty() || bits.end > 32 {
+        return Err(Error::argument(OP, format!("key bits {bits:?} given, some of 0..32 wanted")));
     }
     let (keys, values) = (vector(OP, "keys", keys, COUNTED)?, vector(OP, "values", values, NUMBERS)?);
     if !keys.runtime().same(values.runtime()) {
@@ -276,7 +284,7 @@ pub fn sort(x: &Tensor, descending: bool) -> Result<(Tensor, Tensor)> {
 /// # Errors
 /// As [`sort()`].
 pub fn sort_with(variant: SortVariant, x: &Tensor, descending: bool) -> Result<(Tensor, Tensor)> {
-    radix_sort(variant, &vector("sort", "x", x, NUMBERS)?, None, 32, descending)
+    radix_sort(variant, &vector("sort", "x", x, NUMBERS)?, None, 0..32, descending)
 }
 
 /// The indices that put numbers in order: f32, u32 or i32 `[n]` to u32 `[n]`; see [`sort()`].
@@ -288,11 +296,11 @@ pub fn argsort(x: &Tensor, descending: bool) -> Result<Tensor> {
 }
 
 /// Sorts contiguous keys of any type; without values, the values are the indices.
-fn radix_sort(
+pub(crate) fn radix_sort(
     variant: SortVariant,
     keys: &Tensor,
     values: Option<&Tensor>,
-    bits: u32,
+    bits: Range<u32>,
     descending: bool,
 ) -> Result<(Tensor, Tensor)> {
     let runtime = keys.runtime();
@@ -304,8 +312,9 @@ fn radix_sort(
         SortVariant::Groups => (SORT_TILE, 4, &RADIX_COUNT_GROUPS_FWD, &RADIX_MOVE_GROUPS_FWD),
     };
     let n_units = n.div_ceil(unit);
-    let n_passes = bits.div_ceil(digit_bits);
-    let digit_bits = bits.div_ceil(n_passes);
+    let n_bits = bits.end - bits.start;
+    let n_passes = n_bits.div_ceil(digit_bits);
+    let digit_bits = n_bits.div_ceil(n_passes);
     let code = match keys.dtype() {
         DType::F32 => 1,
         DType::I32 => 2,
@@ -316,8 +325,8 @@ fn radix_sort(
     let value_type = values.map_or(DType::U32, Tensor::dtype);
     for pass in 0..n_passes {
         let (first, last) = (pass == 0, pass + 1 == n_passes);
-        let shift = pass * digit_bits;
-        let mask = (1 << digit_bits.min(bits - shift)) - 1;
+        let shift = bits.start + pass * digit_bits;
+        let mask = (1 << digit_bits.min(bits.end - shift)) - 1;
         let n_digits = if variant == SortVariant::Groups { 16 } else { mask + 1 };
         let params = RadixParams {
             n: n as u32,

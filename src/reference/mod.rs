@@ -14,6 +14,7 @@ pub mod random;
 pub mod reduce;
 pub mod softmax;
 pub mod sort;
+pub mod topk;
 
 /// A row-major array of f64 on the host.
 #[derive(Debug, Clone, PartialEq)]

@@ -24,6 +24,10 @@ use std::time::Duration;
 /// Size of a kernel's parameter struct at most, in bytes: what every back end passes as immediates.
 pub const PARAMS_BYTES: u32 = 64;
 
+/// Rounds that one invocation may go in all its loops together. Mesa's software adapters end every loop past that without
+/// a word, so kernels split longer walks.
+pub const LOOP_ROUNDS: usize = 65_535;
+
 /// How a runtime is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

@@ -17,3 +17,4 @@ mod reduce;
 mod runtime;
 mod softmax;
 mod sort;
+mod topk;

@@ -8,6 +8,7 @@ mod matmul;
 mod pool;
 mod random;
 mod sort;
+mod topk;
 
 use super::{Case, Level};
 use crate::runtime::Runtime;
@@ -25,6 +26,7 @@ const FAMILIES: &[(&str, Build)] = &[
     ("pool", pool::cases),
     ("random", random::cases),
     ("sort", sort::cases),
+    ("topk", topk::cases),
 ];
 
 /// Names of the families that have cases.
