@@ -2,7 +2,7 @@
 
 use crate::runtime::{
     Bind::{self, Read, Write},
-    DeviceProfile, Kernel,
+    DeviceProfile, Kernel, Need,
 };
 use crate::tensor::{DType, Offsets, Tensor, check};
 use crate::{Error, Result};
@@ -44,74 +44,167 @@ struct AttentionParams {
 const FLOATS: &[DType] = &[DType::F32, DType::F16];
 const BINDS: &[Bind] = &[Read, Read, Read, Read, Read, Write, Write];
 
-const fn kernel(entry: &'static str) -> Kernel {
+const CAUSAL: (&str, &[u32]) = ("CAUSAL", &[0, 1]);
+
+const fn kernel(entry: &'static str, overrides: &'static [(&'static str, &'static [u32])]) -> Kernel {
     Kernel::new(FAMILY, entry, SOURCE, BINDS)
         .params::<AttentionParams>()
         .types(&["Elem"], &[FLOATS])
-        .overrides(&[("CAUSAL", &[0, 1])])
+        .overrides(overrides)
 }
 
-const ATTENTION_PLAIN_FWD: Kernel = kernel("attention_plain_fwd");
+const ATTENTION_PLAIN_FWD: Kernel = kernel("attention_plain_fwd", &[CAUSAL]);
+const ATTENTION_REGISTERS_FWD: Kernel = kernel("attention_registers_fwd", &[CAUSAL, ("BLOCKS", &[1, 2, 3, 4])]);
+const ATTENTION_LANES_FWD: Kernel =
+    kernel("attention_lanes_fwd", &[CAUSAL, ("BLOCKS", &[1, 2, 3, 4])]).needs(&[Need::SubgroupOf(8)]);
+const ATTENTION_NARROW_FWD: Kernel = kernel("attention_narrow_fwd", &[CAUSAL]).needs(&[Need::SubgroupOf(8)]);
+const ATTENTION_TILED_FWD: Kernel =
+    kernel("attention_tiled_fwd", &[CAUSAL, ("TILE_COLS", &[16, 8, 32]), ("TILE_KEYS", &[16, 32])]);
 
 /// The kernels of this family.
-pub const KERNELS: &[Kernel] = &[ATTENTION_PLAIN_FWD];
+pub const KERNELS: &[Kernel] =
+    &[ATTENTION_PLAIN_FWD, ATTENTION_REGISTERS_FWD, ATTENTION_LANES_FWD, ATTENTION_NARROW_FWD, ATTENTION_TILED_FWD];
 
-/// The ways in which attention is computed; results agree up to rounding.
+/// llvmpipe ends an invocation's loops, without a word, after this many turns of all of them together.
+const MAX_TURNS: usize = 65_535;
+
+/// The ways in which attention is computed; results agree up to rounding. All but the plain one take heads of a width
+/// that is a multiple of 4, and copy operands whose rows do not start at one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AttentionVariant {
     /// One query per invocation; any width of a head, any strides.
     Plain,
+    /// Two queries per invocation, held in registers, and no workgroup memory: software adapters.
+    Registers,
+    /// As `Registers`, keys and values spread over a subgroup of 8: software adapters with 256-bit vectors.
+    Lanes,
+    /// As `Lanes` with three queries per invocation, for heads of up to 16.
+    Narrow,
+    /// Tiles of 32 queries and 16 or 32 keys in workgroup memory: GPUs.
+    Tiled,
 }
 
 impl AttentionVariant {
     /// Every variant.
-    pub const ALL: &[Self] = &[Self::Plain];
+    pub const ALL: &[Self] = &[Self::Plain, Self::Registers, Self::Lanes, Self::Narrow, Self::Tiled];
 
     /// A name for tables.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
+            Self::Registers => "registers",
+            Self::Lanes => "lanes",
+            Self::Narrow => "narrow",
+            Self::Tiled => "tiled",
         }
     }
 
     /// Whether it runs on an adapter, for heads of width `n_dims` and elements of this type.
     #[must_use]
     pub fn runs_on(self, profile: &DeviceProfile, dtype: DType, n_dims: usize) -> bool {
-        let wide_enough = match self {
-            Self::Plain => n_dims > 0,
+        self.takes(n_dims)
+            && self.kernel().runs_on(profile, &[dtype])
+            && (self != Self::Tiled
+                || Tile::new(profile, dtype, n_dims).bytes <= profile.limits.workgroup_bytes as usize)
+    }
+
+    fn pick(profile: &DeviceProfile, dtype: DType, n_keys: usize, n_dims: usize) -> Self {
+        let order: &[Self] = if profile.is_software() {
+            &[Self::Narrow, Self::Lanes, Self::Registers, Self::Tiled]
+        } else {
+            &[Self::Tiled]
         };
-        wide_enough && self.kernel().runs_on(profile, &[dtype])
+        let fits =
+            |v: &&Self| v.runs_on(profile, dtype, n_dims) && v.turns(profile, dtype, n_keys, n_dims) <= MAX_TURNS;
+        order.iter().find(fits).copied().unwrap_or(Self::Plain)
+    }
+
+    fn takes(self, n_dims: usize) -> bool {
+        let widest = match self {
+            Self::Plain => return true,
+            Self::Narrow => 16,
+            _ => 128,
+        };
+        n_dims > 0 && n_dims <= widest && n_dims.is_multiple_of(4)
     }
 
     fn kernel(self) -> &'static Kernel {
         match self {
             Self::Plain => &ATTENTION_PLAIN_FWD,
+            Self::Registers => &ATTENTION_REGISTERS_FWD,
+            Self::Lanes => &ATTENTION_LANES_FWD,
+            Self::Narrow => &ATTENTION_NARROW_FWD,
+            Self::Tiled => &ATTENTION_TILED_FWD,
         }
     }
 
-    /// llvmpipe ends an invocation's loops, without a word, after 65,535 turns of all of them together.
-    fn check_turns(self, profile: &DeviceProfile, n_keys: usize, n_dims: usize) -> Result<()> {
-        let turns = match self {
-            Self::Plain => n_keys * (2 + n_dims / 8 + n_dims % 8 + n_dims.min(32).div_ceil(4)),
-        };
-        if turns <= 65_535 || !profile.is_software() {
-            return Ok(());
+    fn overrides(self, causal: bool, tile: Tile, n_dims: usize) -> Vec<(&'static str, u32)> {
+        let mut overrides = vec![("CAUSAL", u32::from(causal))];
+        match self {
+            Self::Plain | Self::Narrow => (),
+            Self::Registers | Self::Lanes => overrides.push(("BLOCKS", n_dims.div_ceil(32) as u32)),
+            Self::Tiled => overrides.extend([("TILE_COLS", tile.cols as u32), ("TILE_KEYS", tile.keys as u32)]),
         }
-        Err(Error::Limit {
-            what: format!("loop turns of attention ({}) over {n_keys} keys of width {n_dims}", self.name()),
-            asked: turns as u64,
-            limit: 65_535,
-            adapter: profile.name.clone(),
-        })
+        overrides
     }
 
     /// Tiles of a sequence of `n_queries`, for one head of width `n_dims`.
     fn n_tiles(self, n_queries: usize, n_dims: usize) -> usize {
         match self {
             Self::Plain => n_queries.div_ceil(64) * n_dims.div_ceil(32),
+            Self::Registers | Self::Lanes => n_queries.div_ceil(16),
+            Self::Narrow => n_queries.div_ceil(24),
+            Self::Tiled => n_queries.div_ceil(32),
         }
+    }
+
+    /// `x [t, heads, d]`, copied only if the elements of a head do not lie side by side, or not at whole vec4.
+    fn operand(self, x: &Tensor) -> Result<Tensor> {
+        let whole = |n: usize| self == Self::Plain || n.is_multiple_of(4);
+        let [tokens, heads, row] = [0, 1, 2].map(|axis| x.strides()[axis]);
+        let side_by_side = x.shape()[2] == 1 || row == 1;
+        let fits = side_by_side && whole(tokens) && whole(heads) && whole(x.offset());
+        if fits { Ok(x.clone()) } else { x.contiguous() }
+    }
+
+    /// Loop turns of one invocation, at least this many and few more.
+    fn turns(self, profile: &DeviceProfile, dtype: DType, n_keys: usize, n_dims: usize) -> usize {
+        match self {
+            Self::Plain => n_keys * (1 + n_dims / 8 + n_dims % 8 + n_dims.min(32).div_ceil(4)),
+            Self::Registers | Self::Lanes => n_keys + 64,
+            Self::Narrow => n_keys.div_ceil(4) + 8,
+            Self::Tiled => {
+                let Tile { cols, keys, .. } = Tile::new(profile, dtype, n_dims);
+                let copies = 2 * (keys / 8) * (1 + cols / 8);
+                n_keys.div_ceil(keys) * (copies + cols + 9 + keys / 8 + cols / 8 * (keys + 1)) + 64
+            }
+        }
+    }
+}
+
+/// Sizes of the tiled variant.
+#[derive(Debug, Clone, Copy)]
+struct Tile {
+    /// Of a head at most, in vec4.
+    cols: usize,
+    /// Keys of one turn.
+    keys: usize,
+    /// Workgroup memory.
+    bytes: usize,
+}
+
+impl Tile {
+    /// The most keys that fit.
+    fn new(profile: &DeviceProfile, dtype: DType, n_dims: usize) -> Self {
+        let cols = if n_dims <= 32 { 8 } else { n_dims.div_ceil(64) * 16 };
+        let with = |keys: usize| {
+            let rows = 4 * dtype.bytes() * (32 + keys) * (cols + 1);
+            Self { cols, keys, bytes: rows + 16 * 8 * keys + 16 * 64 }
+        };
+        let limit = profile.limits.workgroup_bytes as usize;
+        if with(32).bytes <= limit { with(32) } else { with(16) }
     }
 }
 
@@ -122,7 +215,8 @@ impl AttentionVariant {
 /// long as the elements of a head lie side by side.
 ///
 /// # Errors
-/// [`Error::Shape`] if the shapes or the offsets do not fit, [`Error::DType`] unless all are of one float type.
+/// [`Error::Shape`] if the shapes or the offsets do not fit, [`Error::DType`] unless all are of one float type,
+/// [`Error::Limit`] on software adapters for sequences so long, or heads so wide, that their loops would be cut short.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, offsets: &Offsets, options: &Attention) -> Result<Tensor> {
     Ok(attention_with_lse(q, k, v, offsets, options)?.0)
 }
@@ -170,13 +264,16 @@ pub fn cross_attention_with_lse(
     offsets: (&Offsets, &Offsets),
     options: &Attention,
 ) -> Result<(Tensor, Tensor)> {
-    attention_with(AttentionVariant::Plain, [q, k, v], offsets, options)
+    let n_dims = q.shape().last().copied().unwrap_or(0);
+    let variant = AttentionVariant::pick(q.runtime().profile(), q.dtype(), offsets.1.max_len(), n_dims);
+    attention_with(variant, [q, k, v], offsets, options)
 }
 
 /// As [`cross_attention_with_lse`] by one variant, for tests and benchmarks; `qkv` are `[q, k, v]`.
 ///
 /// # Errors
-/// As [`cross_attention`], and [`Error::Feature`] if the adapter lacks what the variant needs.
+/// As [`cross_attention`], [`Error::Argument`] if the variant does not take heads of this width, [`Error::Feature`] or
+/// [`Error::Limit`] if the adapter lacks what it needs.
 pub fn attention_with(
     variant: AttentionVariant,
     [q, k, v]: [&Tensor; 3],
@@ -184,14 +281,31 @@ pub fn attention_with(
     options: &Attention,
 ) -> Result<(Tensor, Tensor)> {
     let [n_heads, n_kv_heads, n_dims] = check_operands([q, k, v], (offsets, kv_offsets))?;
-    let (q, k, v) = (unit_rows(q)?, unit_rows(k)?, unit_rows(v)?);
-    let runtime = q.runtime();
-    let out = Tensor::empty(runtime, q.shape(), q.dtype())?;
+    let (runtime, dtype) = (q.runtime(), q.dtype());
+    let profile = runtime.profile();
+    let tile = Tile::new(profile, dtype, n_dims);
+    let limit = |what: String, asked: usize, limit: usize| {
+        let what = format!("{what} of attention ({})", variant.name());
+        Err(Error::Limit { what, asked: asked as u64, limit: limit as u64, adapter: profile.name.clone() })
+    };
+    if !variant.takes(n_dims) && !q.is_empty() {
+        return Err(Error::argument(OP, format!("the {} variant does not take heads of {n_dims}", variant.name())));
+    }
+    let turns = variant.turns(profile, dtype, kv_offsets.max_len(), n_dims);
+    if turns > MAX_TURNS && profile.is_software() {
+        let what = format!("loop turns over {} keys of width {n_dims}", kv_offsets.max_len());
+        return limit(what, turns, MAX_TURNS);
+    }
+    let workgroup_bytes = profile.limits.workgroup_bytes as usize;
+    if variant == AttentionVariant::Tiled && tile.bytes > workgroup_bytes {
+        return limit("bytes of workgroup memory".into(), tile.bytes, workgroup_bytes);
+    }
+    let (q, k, v) = (variant.operand(q)?, variant.operand(k)?, variant.operand(v)?);
+    let out = Tensor::empty(runtime, q.shape(), dtype)?;
     let lse = Tensor::empty(runtime, &[offsets.n_tokens(), n_heads], DType::F32)?;
     if out.is_empty() {
         return Ok((out, lse));
     }
-    variant.check_turns(runtime.profile(), kv_offsets.max_len(), n_dims)?;
     let n_tiles = variant.n_tiles(offsets.max_len(), n_dims);
     let n_groups = offsets.n_sequences() * n_heads * n_tiles;
     let Ok(n_groups_u32) = u32::try_from(n_groups) else {
@@ -218,8 +332,8 @@ pub fn attention_with(
     };
     runtime
         .launch(variant.kernel())
-        .types(&[q.dtype()])
-        .overrides(&[("CAUSAL", u32::from(options.causal))])
+        .types(&[dtype])
+        .overrides(&variant.overrides(options.causal, tile, n_dims))
         .bind([at_q.0, at_k.0, at_v.0, offsets.starts().binding(), kv_offsets.starts().binding()])
         .bind([out.binding(), lse.binding()])
         .params(&params)
@@ -253,11 +367,6 @@ fn check_operands([q, k, v]: [&Tensor; 3], (offsets, kv_offsets): (&Offsets, &Of
         return Err(Error::argument(OP, "the tensors live on different devices"));
     }
     Ok([n_heads, n_kv_heads, dims.get("d")])
-}
-
-/// `x`, copied only if the elements of its last axis do not lie side by side.
-fn unit_rows(x: &Tensor) -> Result<Tensor> {
-    if x.shape()[2] == 1 || x.strides()[2] == 1 { Ok(x.clone()) } else { x.contiguous() }
 }
 
 /// Multiply-adds of both products count 2 each; lengths are those of the longest sequence.
