@@ -4,7 +4,6 @@
 // A group takes a tile of queries of one sequence and one head and walks over the keys with a running maximum m_i and
 // a running sum of exp(s_ij - m_i); what was summed before is scaled down whenever m_i grows.
 // Exponentials are powers of 2: params.scale has log2(e) in it. A query without keys gives 0, and lse -1e30.
-override CAUSAL: u32 = 0u;
 const NEVER = -1e30;   // score of a key that is not seen: finite, so that the difference of two is a number
 const LN_2 = 0.6931472;
 
@@ -18,6 +17,7 @@ struct AttentionParams {
     n_tiles: u32,    // tiles of a sequence and head
     n_groups: u32,
     n_dims: u32,     // width of a head
+    causal: u32,     // 0: every key is seen
     scale: f32,
 }
 @group(0) @binding(0) var<storage, read> attention_q: array<Elem>;          // [n_tokens, n_heads, n_dims], strided
@@ -54,7 +54,7 @@ fn part_of(group: u32) -> Part {
 
 // Number of keys that the query at place i of its sequence sees.
 fn n_seen(i: u32, n_keys: u32) -> u32 {
-    return select(n_keys, min(n_keys, i + 1u), CAUSAL != 0u);
+    return select(n_keys, min(n_keys, i + 1u), attention_params.causal != 0u);
 }
 
 // ---- plain: one query and up to 32 output columns per invocation, any width and strides ----

@@ -38,13 +38,12 @@ struct AttentionParams {
     n_tiles: u32,
     n_groups: u32,
     n_dims: u32,
+    causal: u32,
     scale: f32,
 }
 
 const FLOATS: &[DType] = &[DType::F32, DType::F16];
 const BINDS: &[Bind] = &[Read, Read, Read, Read, Read, Write, Write];
-
-const CAUSAL: (&str, &[u32]) = ("CAUSAL", &[0, 1]);
 
 const fn kernel(entry: &'static str, overrides: &'static [(&'static str, &'static [u32])]) -> Kernel {
     Kernel::new(FAMILY, entry, SOURCE, BINDS)
@@ -53,13 +52,13 @@ const fn kernel(entry: &'static str, overrides: &'static [(&'static str, &'stati
         .overrides(overrides)
 }
 
-const ATTENTION_PLAIN_FWD: Kernel = kernel("attention_plain_fwd", &[CAUSAL]);
-const ATTENTION_REGISTERS_FWD: Kernel = kernel("attention_registers_fwd", &[CAUSAL, ("BLOCKS", &[1, 2, 3, 4])]);
+const ATTENTION_PLAIN_FWD: Kernel = kernel("attention_plain_fwd", &[]);
+const ATTENTION_REGISTERS_FWD: Kernel = kernel("attention_registers_fwd", &[("BLOCKS", &[1, 2, 3, 4])]);
 const ATTENTION_LANES_FWD: Kernel =
-    kernel("attention_lanes_fwd", &[CAUSAL, ("BLOCKS", &[1, 2, 3, 4])]).needs(&[Need::SubgroupOf(8)]);
-const ATTENTION_NARROW_FWD: Kernel = kernel("attention_narrow_fwd", &[CAUSAL]).needs(&[Need::SubgroupOf(8)]);
+    kernel("attention_lanes_fwd", &[("BLOCKS", &[1, 2, 3, 4])]).needs(&[Need::SubgroupOf(8)]);
+const ATTENTION_NARROW_FWD: Kernel = kernel("attention_narrow_fwd", &[]).needs(&[Need::SubgroupOf(8)]);
 const ATTENTION_TILED_FWD: Kernel =
-    kernel("attention_tiled_fwd", &[CAUSAL, ("TILE_COLS", &[16, 8, 32]), ("TILE_KEYS", &[16, 32])]);
+    kernel("attention_tiled_fwd", &[("TILE_COLS", &[16, 8, 32]), ("TILE_KEYS", &[16, 32])]);
 
 /// The kernels of this family.
 pub const KERNELS: &[Kernel] =
@@ -140,14 +139,12 @@ impl AttentionVariant {
         }
     }
 
-    fn overrides(self, causal: bool, tile: Tile, n_dims: usize) -> Vec<(&'static str, u32)> {
-        let mut overrides = vec![("CAUSAL", u32::from(causal))];
+    fn overrides(self, tile: Tile, n_dims: usize) -> Vec<(&'static str, u32)> {
         match self {
-            Self::Plain | Self::Narrow => (),
-            Self::Registers | Self::Lanes => overrides.push(("BLOCKS", n_dims.div_ceil(32) as u32)),
-            Self::Tiled => overrides.extend([("TILE_COLS", tile.cols as u32), ("TILE_KEYS", tile.keys as u32)]),
+            Self::Plain | Self::Narrow => Vec::new(),
+            Self::Registers | Self::Lanes => vec![("BLOCKS", n_dims.div_ceil(32) as u32)],
+            Self::Tiled => vec![("TILE_COLS", tile.cols as u32), ("TILE_KEYS", tile.keys as u32)],
         }
-        overrides
     }
 
     /// Tiles of a sequence of `n_queries`, for one head of width `n_dims`.
@@ -328,12 +325,13 @@ pub fn attention_with(
         n_tiles: n_tiles as u32,
         n_groups: n_groups_u32,
         n_dims: n_dims as u32,
+        causal: u32::from(options.causal),
         scale: scale * std::f32::consts::LOG2_E,
     };
     runtime
         .launch(variant.kernel())
         .types(&[dtype])
-        .overrides(&variant.overrides(options.causal, tile, n_dims))
+        .overrides(&variant.overrides(tile, n_dims))
         .bind([at_q.0, at_k.0, at_v.0, offsets.starts().binding(), kv_offsets.starts().binding()])
         .bind([out.binding(), lse.binding()])
         .params(&params)
