@@ -51,9 +51,15 @@ const BATCHES: &[Shapes] = &[
 /// the number of additions; 1e-5 absolute covers k of 1000.
 const SUMS: Tolerance = Tolerance { atol: 1e-5, rtol: 1e-5, allowed: 0 };
 
+/// A row's name, which lives as long as the test run.
+fn named(op: &str, variant: Option<Variant>) -> &'static str {
+    let name = variant.map_or_else(|| op.to_owned(), |variant| format!("{op} {variant:?}"));
+    Box::leak(name.into_boxed_str())
+}
+
 fn product(variant: Option<Variant>, cases: &'static [Shapes]) -> Row {
     row(
-        "matmul",
+        named("matmul", variant),
         cases,
         -1.0..1.0,
         move |x| match variant {
@@ -78,7 +84,7 @@ const LINEAR: &[Shapes] = &[
 
 fn linear(variant: Option<Variant>, act: Act, with_bias: bool, cases: &'static [Shapes]) -> Row {
     row(
-        "linear",
+        named("linear", variant),
         cases,
         -2.0..2.0,
         move |x| {
@@ -119,29 +125,25 @@ fn every_variant_matches_the_reference() {
 
 #[test]
 fn either_operand_may_be_transposed() {
-    // Stored [k, m] and [n, k]; the harness takes plain and reversed views of these in turn.
+    // Stored [k, m] and [n, k]: the transposed view, or a copy of it.
     const STORED: &[Shapes] = &[&[&[8, 36], &[24, 8]], &[&[20, 132], &[68, 20]], &[&[12, 33], &[16, 12]]];
-    let transposed = |x: &Tensor, yes: bool| if yes { x.transpose() } else { x.contiguous() };
     let flip = |x: &reference::Array| {
         reference::Array::from_fn(&[x.shape[1], x.shape[0]], |index| x.at(&[index[1], index[0]]))
     };
-    let one = |variant, flip_a: bool, flip_b: bool| {
+    let one = |variant, view_a: bool, view_b: bool| {
+        let operand = |x: &Tensor, view: bool| if view { x.transpose() } else { x.transpose()?.contiguous() };
         row(
-            "matmul of transposed operands",
+            named(&format!("matmul of views {view_a} {view_b}"), Some(variant)),
             STORED,
             -1.0..1.0,
-            move |x| {
-                let a = if flip_a { transposed(&x[0], true)? } else { transposed(&x[0].transpose()?, false)? };
-                let b = if flip_b { transposed(&x[1], true)? } else { transposed(&x[1].transpose()?, false)? };
-                matmul::matmul_with(variant, &a, &b)
-            },
+            move |x| matmul::matmul_with(variant, &operand(&x[0], view_a)?, &operand(&x[1], view_b)?),
             move |x| reference::matmul::matmul(&flip(&x[0]), &flip(&x[1])),
         )
         .tolerance(SUMS)
         .no_views()
     };
-    let sides = [(true, false), (false, true), (true, true)];
-    rows(variants(false).into_iter().flat_map(|v| sides.map(|(a, b)| one(v, a, b))));
+    let views = [(true, false), (false, true), (true, true)];
+    rows(variants(false).into_iter().flat_map(|v| views.map(|(a, b)| one(v, a, b))));
 }
 
 #[test]
