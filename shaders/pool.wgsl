@@ -1,11 +1,12 @@
 // Pooling over windows of images [n, h, w, c] to [n, ho, wo, c], and over whole images to [n, c].
+// Plain kernels compute one element per invocation; the others four channels, of windows four neighbours of a row.
 //   max   out = max over the window's pixels in the image; NaN wins, as in PyTorch
 //   avg   out = sum over the window's pixels in the image / (pixels of the window, or those in the image)
 override WG_SIZE: u32 = 64u;
 override OP: u32 = 0u;      // 0 max, 1 average over the whole window, 2 average over the window's pixels in the image
 struct PoolParams {
-    n_out: u32,                               // elements, or vec4
-    h: u32, w: u32, c: u32,                   // c in elements, or vec4
+    n_rows: u32,                              // n ho
+    h: u32, w: u32, c: u32,
     ho: u32, wo: u32,
     kernel: u32, stride: u32, padding: u32,   // pairs: height in the low half, width in the high half
 }
@@ -49,7 +50,7 @@ fn pool_plain_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
                   @builtin(local_invocation_index) local: u32) {
     let p = pool_params;
     let i = thread_id(group, n_groups, local, WG_SIZE);
-    if i >= p.n_out {
+    if i >= p.n_rows * p.wo * p.c {
         return;
     }
     let window = pool_window(i);
@@ -72,6 +73,81 @@ fn pool_plain_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
         sum *= window.scale;
     }
     pool_out[i] = Elem(sum);
+}
+
+// ---- four channels of four neighbours in a row; c % 4 = 0 ----
+@group(0) @binding(0) var<storage, read> pool_x4: array<Elem4>;
+@group(0) @binding(1) var<storage, read_write> pool_out4: array<Elem4>;
+
+fn pool_add(sum: vec4<f32>, row: u32, column: u32, c: u32, is_first: bool) -> vec4<f32> {
+    let p = pool_params;
+    // At most half of a window lies outside, so the nearest pixel of the image is one of its own: for a maximum it may
+    // stand in for those outside.
+    let y = clamp(bitcast<i32>(row), 0, i32(p.h) - 1);
+    let x = clamp(bitcast<i32>(column), 0, i32(p.w) - 1);
+    let value = vec4<f32>(pool_x4[(u32(y) * p.w + u32(x)) * (p.c / 4u) + c]);
+    if OP == 0u {
+        let nan = (bitcast<vec4<u32>>(value) & vec4<u32>(0x7fffffffu)) > vec4<u32>(0x7f800000u);
+        return select(sum, value, (value > sum) | nan | vec4<bool>(is_first));
+    }
+    return sum + select(vec4<f32>(0.0), value, row < p.h && column < p.w);
+}
+
+// How many of the window's pixels lie in the image along one axis, or the window's size where padding counts.
+fn pool_count(start: u32, kernel: u32, size: u32) -> f32 {
+    let inside = min(bitcast<i32>(start) + i32(kernel), i32(size)) - max(bitcast<i32>(start), 0);
+    return f32(select(i32(kernel), inside, OP == 2u));
+}
+
+@compute @workgroup_size(WG_SIZE)
+fn pool_vec4_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+                 @builtin(local_invocation_index) local: u32) {
+    let p = pool_params;
+    let id = thread_id(group, n_groups, local, WG_SIZE);
+    let c4 = p.c / 4u;
+    let tiles = (p.wo + 3u) / 4u;
+    let tile = id / c4;
+    let row = tile / tiles;
+    if row >= p.n_rows {
+        return;
+    }
+    let column = (tile - row * tiles) * 4u;
+    let image = row / p.ho;
+    let kernel = pool_pair(p.kernel);
+    let step = pool_pair(p.stride).y;
+    let start = vec2<u32>(row - image * p.ho, column) * pool_pair(p.stride) - pool_pair(p.padding);
+    let c = id - tile * c4 + image * p.h * p.w * c4;
+    var sum: array<vec4<f32>, 4>;
+    for (var r = 0u; r < kernel.x; r++) {
+        for (var s = 0u; s < kernel.y; s++) {
+            let at = start + vec2<u32>(r, s);
+            let is_first = (r | s) == 0u;
+            sum[0] = pool_add(sum[0], at.x, at.y, c, is_first);
+            sum[1] = pool_add(sum[1], at.x, at.y + step, c, is_first);
+            sum[2] = pool_add(sum[2], at.x, at.y + 2u * step, c, is_first);
+            sum[3] = pool_add(sum[3], at.x, at.y + 3u * step, c, is_first);
+        }
+    }
+    let rows = pool_count(start.x, kernel.x, p.h);
+    let at = (row * p.wo + column) * c4 + id - tile * c4;
+    pool_put(at, sum[0], rows * pool_count(start.y, kernel.y, p.w));
+    if column + 1u < p.wo {
+        pool_put(at + c4, sum[1], rows * pool_count(start.y + step, kernel.y, p.w));
+    }
+    if column + 2u < p.wo {
+        pool_put(at + 2u * c4, sum[2], rows * pool_count(start.y + 2u * step, kernel.y, p.w));
+    }
+    if column + 3u < p.wo {
+        pool_put(at + 3u * c4, sum[3], rows * pool_count(start.y + 3u * step, kernel.y, p.w));
+    }
+}
+
+fn pool_put(at: u32, sum: vec4<f32>, count: f32) {
+    if OP == 0u {
+        pool_out4[at] = Elem4(sum);
+    } else {
+        pool_out4[at] = Elem4(sum / count);
+    }
 }
 
 // ---- whole images: one invocation per image and channel ----
@@ -100,4 +176,30 @@ fn global_avg_plain_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wo
         sum += row;
     }
     global_avg_out[i] = Elem(sum / f32(p.h * p.w));
+}
+
+// ---- four channels of an image ----
+@group(0) @binding(0) var<storage, read> global_avg_x4: array<Elem4>;
+@group(0) @binding(1) var<storage, read_write> global_avg_out4: array<Elem4>;
+
+@compute @workgroup_size(WG_SIZE)
+fn global_avg_vec4_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+                       @builtin(local_invocation_index) local: u32) {
+    let p = global_avg_params;
+    let i = thread_id(group, n_groups, local, WG_SIZE);
+    if i >= p.n_out / 4u {
+        return;
+    }
+    let c4 = p.c / 4u;
+    var at = i / c4 * p.h * p.w * c4 + i % c4;
+    var sum = vec4<f32>(0.0);
+    for (var y = 0u; y < p.h; y++) {
+        var row = vec4<f32>(0.0);
+        for (var x = 0u; x < p.w; x++) {
+            row += vec4<f32>(global_avg_x4[at]);
+            at += c4;
+        }
+        sum += row;
+    }
+    global_avg_out4[i] = Elem4(sum / f32(p.h * p.w));
 }

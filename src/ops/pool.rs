@@ -15,7 +15,7 @@ const WG_SIZE: u64 = 64;
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct PoolParams {
-    n_out: u32,
+    n_rows: u32,
     h: u32,
     w: u32,
     c: u32,
@@ -39,11 +39,14 @@ const fn kernel(entry: &'static str) -> Kernel {
     Kernel::new("pool", entry, SOURCE, &[Read, Write]).types(&["Elem"], &[FLOATS])
 }
 
-const POOL_PLAIN_FWD: Kernel = kernel("pool_plain_fwd").params::<PoolParams>().overrides(&[("OP", &[0, 1, 2])]);
+const OPS: &[(&str, &[u32])] = &[("OP", &[0, 1, 2])];
+const POOL_PLAIN_FWD: Kernel = kernel("pool_plain_fwd").params::<PoolParams>().overrides(OPS);
+const POOL_VEC4_FWD: Kernel = kernel("pool_vec4_fwd").params::<PoolParams>().overrides(OPS);
 const GLOBAL_AVG_PLAIN_FWD: Kernel = kernel("global_avg_plain_fwd").params::<GlobalAvgParams>();
+const GLOBAL_AVG_VEC4_FWD: Kernel = kernel("global_avg_vec4_fwd").params::<GlobalAvgParams>();
 
 /// The kernels of this family.
-pub const KERNELS: &[Kernel] = &[POOL_PLAIN_FWD, GLOBAL_AVG_PLAIN_FWD];
+pub const KERNELS: &[Kernel] = &[POOL_PLAIN_FWD, POOL_VEC4_FWD, GLOBAL_AVG_PLAIN_FWD, GLOBAL_AVG_VEC4_FWD];
 
 /// Largest element of each window, per channel: `[n, h, w, c]` to `[n, ho, wo, c]`. Padding never wins, NaN does, and
 /// rows and columns that no window reaches are left out. Pairs are height, width.
@@ -83,12 +86,14 @@ pub fn global_avg_pool(x: &Tensor) -> Result<Tensor> {
     let x = x.contiguous()?;
     let out = Tensor::empty(x.runtime(), &[n, c], x.dtype())?;
     let params = GlobalAvgParams { n_out: out.len() as u32, h: h as u32, w: w as u32, c: c as u32 };
+    let (kernel, n) =
+        if c.is_multiple_of(4) { (&GLOBAL_AVG_VEC4_FWD, n * (c / 4)) } else { (&GLOBAL_AVG_PLAIN_FWD, n * c) };
     x.runtime()
-        .launch(&GLOBAL_AVG_PLAIN_FWD)
+        .launch(kernel)
         .types(&[x.dtype()])
         .bind([x.binding(), out.binding()])
         .params(&params)
-        .groups((out.len() as u64).div_ceil(WG_SIZE))
+        .groups((n as u64).div_ceil(WG_SIZE))
         .cost(x.len() as u64, ((x.len() + out.len()) * x.dtype().bytes()) as u64)
         .run()?;
     Ok(out)
@@ -120,7 +125,7 @@ fn windows(
     let out = Tensor::empty(x.runtime(), &[n, ho, wo, c], x.dtype())?;
     let pair = |[h, w]: [usize; 2]| h as u32 | (w as u32) << 16;
     let params = PoolParams {
-        n_out: out.len() as u32,
+        n_rows: (n * ho) as u32,
         h: h as u32,
         w: w as u32,
         c: c as u32,
@@ -130,13 +135,18 @@ fn windows(
         stride: pair(stride),
         padding: pair(padding),
     };
+    let (kernel_fwd, n) = if c.is_multiple_of(4) {
+        (&POOL_VEC4_FWD, n * ho * wo.div_ceil(4) * (c / 4))
+    } else {
+        (&POOL_PLAIN_FWD, out.len())
+    };
     x.runtime()
-        .launch(&POOL_PLAIN_FWD)
+        .launch(kernel_fwd)
         .types(&[x.dtype()])
         .overrides(&[("OP", code)])
         .bind([x.binding(), out.binding()])
         .params(&params)
-        .groups((out.len() as u64).div_ceil(WG_SIZE))
+        .groups((n as u64).div_ceil(WG_SIZE))
         .cost((out.len() * kernel[0] * kernel[1]) as u64, ((x.len() + out.len()) * x.dtype().bytes()) as u64)
         .run()?;
     Ok(out)

@@ -16,7 +16,7 @@ const SAME: Conv2d = Conv2d { stride: [1, 1], padding: [1, 1], dilation: [1, 1],
 fn conv(name: &'static str, cases: &'static [Shapes], conv: Conv2d) -> Vec<Row> {
     let by = |variant: Option<Variant>| {
         row(
-            name,
+            variant.map_or(name, |variant| format!("{name} by {variant:?}").leak()),
             cases,
             -1.0..1.0,
             move |x| {
@@ -120,7 +120,7 @@ fn bias_residual_and_activation_are_fused() {
     const DEPTHWISE: &[Shapes] = &[&[&[2, 5, 9, 12], &[3, 3, 1, 12], &[12], &[2, 5, 9, 12]]];
     let by = |cases: &'static [Shapes], conv: Conv2d, variant: Option<Variant>, kind: Act| {
         row(
-            "bias, residual, activation",
+            format!("bias, residual, {kind:?} by {variant:?}").leak(),
             cases,
             -1.0..1.0,
             move |x| {
