@@ -79,7 +79,7 @@ impl Dims {
 /// A pattern names the axes: `"m k"`; a number must match exactly; a leading `..` stands for any axes, and their
 /// product is bound to `..`. One name has one size over all tensors.
 ///
-/// ```ignore
+/// ```text
 /// let dims = check("matmul", &[("a", a, "m k"), ("b", b, "k n")])?;
 /// let k = dims.get("k");
 /// ```
