@@ -294,9 +294,22 @@ fn channel_vec4_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgr
     let bias = vec4<f32>(a.bias, b.bias, c.bias, d.bias);
     let first = i / n_vec4 % p.n_blocks * p.rows_each;
     let end = min(first + p.rows_each, p.n_rows);
-    for (var row = first; row < end; row++) {
-        let at = (sample * p.n_rows + row) * n_vec4 + column;
+    var at = (sample * p.n_rows + first) * n_vec4 + column;
+    var row = first;
+    for (; row + 3u < end; row += 4u) {
+        let x_0 = vec4<f32>(channel_x4[at]);
+        let x_1 = vec4<f32>(channel_x4[at + n_vec4]);
+        let x_2 = vec4<f32>(channel_x4[at + 2u * n_vec4]);
+        let x_3 = vec4<f32>(channel_x4[at + 3u * n_vec4]);
+        channel_out4[at] = Elem4(activate4(ACT, (x_0 - mean) * scale + bias));
+        channel_out4[at + n_vec4] = Elem4(activate4(ACT, (x_1 - mean) * scale + bias));
+        channel_out4[at + 2u * n_vec4] = Elem4(activate4(ACT, (x_2 - mean) * scale + bias));
+        channel_out4[at + 3u * n_vec4] = Elem4(activate4(ACT, (x_3 - mean) * scale + bias));
+        at += 4u * n_vec4;
+    }
+    for (; row < end; row++) {
         channel_out4[at] = Elem4(activate4(ACT, (vec4<f32>(channel_x4[at]) - mean) * scale + bias));
+        at += n_vec4;
     }
 }
 

@@ -62,21 +62,27 @@ fn inside(i: u32, start: u32, end: u32) -> vec4<bool> {
     return (at >= vec4<u32>(start)) & (at < vec4<u32>(end));
 }
 
+// The vec4s begin..end, all of one row, after those in l.
+fn take_span(before: Lanes, begin: u32, end: u32) -> Lanes {
+    var l = before;
+    var i = begin;
+    for (; i + 3u < end; i += 4u) {
+        l = take4(l, load4(i), load4(i + 1u), load4(i + 2u), load4(i + 3u));
+    }
+    for (; i < end; i++) {
+        l = take1(l, load4(i), vec4<bool>(true));
+    }
+    return l;
+}
+
 // The row of n elements from start, which may begin and end inside a vec4.
 fn row_sums(start: u32, n: u32) -> RowSums {
     let end = start + n;
     let first = start / 4u;
     let last = (end - 1u) / 4u;
-    var l = take1(no_lanes(), load4(first), inside(first, start, end));
-    l = take1(l, load4(last), inside(last, start, end) & vec4<bool>(last > first));
-    var i = first + 1u;
-    for (; i + 3u < last; i += 4u) {
-        l = take4(l, load4(i), load4(i + 1u), load4(i + 2u), load4(i + 3u));
-    }
-    for (; i < last; i++) {
-        l = take1(l, load4(i), vec4<bool>(true));
-    }
-    return joined(l);
+    let l = take1(no_lanes(), load4(first), inside(first, start, end));
+    let both = take1(l, load4(last), inside(last, start, end) & vec4<bool>(last > first));
+    return joined(take_span(both, first + 1u, last));
 }
 
 // What the second reading needs besides the maximum.
@@ -97,6 +103,26 @@ fn mapped(x: vec4<f32>, top: vec4<f32>, factor: vec4<f32>) -> Elem4 {
     return Elem4(x - top - factor);
 }
 
+// The vec4s i..end, all of one row.
+fn write_span(begin: u32, end: u32, top: f32, f: f32) {
+    let top4 = vec4<f32>(top);
+    let f4 = vec4<f32>(f);
+    var i = begin;
+    for (; i + 3u < end; i += 4u) {
+        let a = load4(i);
+        let b = load4(i + 1u);
+        let c = load4(i + 2u);
+        let d = load4(i + 3u);
+        softmax_out4[i] = mapped(a, top4, f4);
+        softmax_out4[i + 1u] = mapped(b, top4, f4);
+        softmax_out4[i + 2u] = mapped(c, top4, f4);
+        softmax_out4[i + 3u] = mapped(d, top4, f4);
+    }
+    for (; i < end; i++) {
+        softmax_out4[i] = mapped(load4(i), top4, f4);
+    }
+}
+
 // Row lengths that are multiples of 4; one invocation per row.
 @compute @workgroup_size(WG_SIZE)
 fn softmax_vec4_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
@@ -106,24 +132,10 @@ fn softmax_vec4_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgr
     if row >= p.n_rows {
         return;
     }
-    let sums = row_sums(row * p.n_cols, p.n_cols);
-    let top = vec4<f32>(sums.top);
-    let f = vec4<f32>(factor(sums.sum));
-    let end = (row + 1u) * p.n_cols / 4u;
-    var i = row * p.n_cols / 4u;
-    for (; i + 3u < end; i += 4u) {
-        let a = load4(i);
-        let b = load4(i + 1u);
-        let c = load4(i + 2u);
-        let d = load4(i + 3u);
-        softmax_out4[i] = mapped(a, top, f);
-        softmax_out4[i + 1u] = mapped(b, top, f);
-        softmax_out4[i + 2u] = mapped(c, top, f);
-        softmax_out4[i + 3u] = mapped(d, top, f);
-    }
-    for (; i < end; i++) {
-        softmax_out4[i] = mapped(load4(i), top, f);
-    }
+    let begin = row * p.n_cols / 4u;
+    let end = begin + p.n_cols / 4u;
+    let sums = joined(take_span(no_lanes(), begin, end));
+    write_span(begin, end, sums.top, factor(sums.sum));
 }
 
 // Any row length; one invocation per four rows, whose elements together fill whole vec4s.
@@ -135,26 +147,33 @@ fn softmax_rows_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgr
     if row >= p.n_rows {
         return;
     }
+    let n = p.n_cols;
+    let n_here = min(p.n_rows - row, 4u);
+    let base = row / 4u * n;
     var tops: vec4<f32>;
     var factors: vec4<f32>;
-    for (var q = 0u; q < 4u; q++) {
-        let sums = row_sums(min(row + q, p.n_rows - 1u) * p.n_cols, p.n_cols);
+    for (var q = 0u; q < n_here; q++) {
+        let sums = row_sums((row + q) * n, n);
+        let f = factor(sums.sum);
+        write_span(base + (q * n + 3u) / 4u, base + (q + 1u) * n / 4u, sums.top, f);
         let here = vec4<u32>(q) == vec4<u32>(0u, 1u, 2u, 3u);
         tops = select(tops, vec4<f32>(sums.top), here);
-        factors = select(factors, vec4<f32>(factor(sums.sum)), here);
+        factors = select(factors, vec4<f32>(f), here);
     }
-    let base = row / 4u * p.n_cols;
-    let n_vec4 = min(p.n_cols, (p.n_rows * p.n_cols - 4u * base + 3u) / 4u);
-    for (var i = 0u; i < n_vec4; i++) {
-        let at = vec4<u32>(4u * i) + vec4<u32>(0u, 1u, 2u, 3u);
-        let second = at >= vec4<u32>(p.n_cols);
-        let third = at >= vec4<u32>(2u * p.n_cols);
-        let fourth = at >= vec4<u32>(3u * p.n_cols);
-        var top = select(vec4<f32>(tops.x), vec4<f32>(tops.y), second);
-        top = select(select(top, vec4<f32>(tops.z), third), vec4<f32>(tops.w), fourth);
-        var f = select(vec4<f32>(factors.x), vec4<f32>(factors.y), second);
-        f = select(select(f, vec4<f32>(factors.z), third), vec4<f32>(factors.w), fourth);
-        softmax_out4[base + i] = mapped(load4(base + i), top, f);
+    // What is left are the vec4s in which a row ends and others begin, or memory's padding.
+    for (var q = 1u; q <= n_here; q++) {
+        let i = q * n / 4u;
+        if q * n % 4u != 0u {
+            let at = vec4<u32>(4u * i) + vec4<u32>(0u, 1u, 2u, 3u);
+            let second = at >= vec4<u32>(n);
+            let third = at >= vec4<u32>(2u * n);
+            let fourth = at >= vec4<u32>(3u * n);
+            var top = select(vec4<f32>(tops.x), vec4<f32>(tops.y), second);
+            top = select(select(top, vec4<f32>(tops.z), third), vec4<f32>(tops.w), fourth);
+            var f = select(vec4<f32>(factors.x), vec4<f32>(factors.y), second);
+            f = select(select(f, vec4<f32>(factors.z), third), vec4<f32>(factors.w), fourth);
+            softmax_out4[base + i] = mapped(load4(base + i), top, f);
+        }
     }
 }
 

@@ -125,7 +125,7 @@ pub fn row_norm_with(
     if out.is_empty() {
         return Ok(out);
     }
-    let variant = variant.unwrap_or_else(|| RowVariant::choose(runtime.profile(), n_rows, n_cols));
+    let variant = variant.unwrap_or_else(|| RowVariant::choose(runtime.profile(), n_cols));
     let (kernel, n_threads) = match variant {
         RowVariant::Invocation if n_cols.is_multiple_of(4) => (&NORM_VEC4_FWD, n_rows.div_ceil(4)),
         RowVariant::Invocation => (&NORM_ROWS_FWD, n_rows),
@@ -263,8 +263,7 @@ pub fn group_norm(x: &Tensor, groups: usize, gain: &Tensor, bias: &Tensor, eps: 
     }
     let (n_samples, group_size) = (x.shape()[0], n_cols / groups);
     let x = x.contiguous()?;
-    let split = x.reshape(&[n_samples, x.len() / n_cols / n_samples, groups, group_size])?;
-    let (mean, var) = reduce::mean_and_var(&split, &[1, 3])?;
+    let (mean, var) = reduce::group_moments(&x.reshape(&[n_samples, x.len() / n_cols / n_samples, n_cols])?, groups)?;
     let (gain, bias) = (elementwise::cast(gain, DType::F32)?, elementwise::cast(bias, DType::F32)?);
     normalise(
         &x,

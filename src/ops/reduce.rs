@@ -197,6 +197,17 @@ impl ReduceVariant {
     /// Every variant, plainest first.
     pub const ALL: [Self; 4] = [Self::Strided, Self::Vec4, Self::Group, Self::Subgroup];
 
+    /// Its name in tables.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Strided => "strided",
+            Self::Vec4 => "vec4",
+            Self::Group => "group",
+            Self::Subgroup => "subgroup",
+        }
+    }
+
     fn choose(runtime: &Runtime, n_reduced: usize) -> Self {
         let profile = runtime.profile();
         if profile.is_software() || n_reduced <= 32 {
@@ -483,15 +494,18 @@ fn nothing(op: &'static str, x: &Tensor, axes: &[usize]) -> Error {
     Error::shape(op, format!("axes {axes:?} of {:?} hold no element", x.shape()))
 }
 
-/// Mean and population variance over `axes`, which hold at least one element: floats to two f32 tensors of the kept axes.
-pub(crate) fn mean_and_var(x: &Tensor, axes: &[usize]) -> Result<(Tensor, Tensor)> {
-    let layout = Layout::new("var", x, axes, false)?;
+/// Means and population variances of groups of neighbouring channels: floats `[n, rows, c]`, of which there is at least
+/// one, to two f32 `[n, groups]`. Channels come first, as four of them are one load.
+pub(crate) fn group_moments(x: &Tensor, groups: usize) -> Result<(Tensor, Tensor)> {
+    let layout = Layout::new("group_norm", x, &[1], false)?;
     let variant = ReduceVariant::choose(x.runtime(), layout.n_reduced);
-    let divisor = layout.n_reduced as f32;
-    let pass = Pass { code: SUM, center: None, divisor, out: DType::F32 };
-    let mean = run(variant, &layout, pass)?;
-    let var = run(variant, &layout, Pass { code: SQUARES, center: Some(&mean), ..pass })?;
-    Ok((mean.reshape(&layout.shape)?, var.reshape(&layout.shape)?))
+    let (n, n_channels) = (x.shape()[0], x.shape()[2]);
+    let grouped = [n, groups, n_channels / groups];
+    let pass = Pass { code: SUM, center: None, divisor: layout.n_reduced as f32, out: DType::F32 };
+    let mean = mean(&run(variant, &layout, pass)?.reshape(&grouped)?, &[2], true)?;
+    let center = mean.broadcast_to(&grouped)?.contiguous()?;
+    let squares = run(variant, &layout, Pass { code: SQUARES, center: Some(&center), ..pass })?;
+    Ok((mean.reshape(&[n, groups])?, self::mean(&squares.reshape(&grouped)?, &[2], false)?))
 }
 
 /// Sum over `axes`, each named once, in any order: `x` to the kept axes, the reduced ones left out or, with `keep_dims`,

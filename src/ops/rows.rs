@@ -22,14 +22,12 @@ impl RowVariant {
     /// Every variant, plainest first.
     pub const ALL: [Self; 3] = [Self::Invocation, Self::Group, Self::Subgroup];
 
-    /// The variant for `n_rows` rows of `n_cols` elements.
+    /// The variant for rows of `n_cols` elements.
     #[must_use]
-    pub fn choose(profile: &DeviceProfile, n_rows: usize, n_cols: usize) -> Self {
-        // Few long rows would leave most of an adapter idle if each had but one invocation.
-        let alone = if profile.is_software() { n_rows >= 32 || n_cols <= 256 } else { n_cols <= 32 };
-        if alone {
+    pub fn choose(profile: &DeviceProfile, n_cols: usize) -> Self {
+        if profile.is_software() || n_cols <= 32 {
             Self::Invocation
-        } else if profile.features.subgroup && !profile.is_software() {
+        } else if profile.features.subgroup {
             Self::Subgroup
         } else {
             Self::Group
@@ -42,6 +40,16 @@ impl RowVariant {
         match self {
             Self::Invocation => alone_grid(runtime, n_threads),
             Self::Group | Self::Subgroup => (shared_size(n_cols), n_threads as u64),
+        }
+    }
+
+    /// Its name in tables.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Invocation => "invocation",
+            Self::Group => "group",
+            Self::Subgroup => "subgroup",
         }
     }
 

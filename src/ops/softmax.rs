@@ -84,7 +84,7 @@ fn rows_like(op: &'static str, code: u32, variant: Option<RowVariant>, x: &Tenso
         return Ok(out);
     }
     let runtime = x.runtime();
-    let variant = variant.unwrap_or_else(|| RowVariant::choose(runtime.profile(), n_rows, n_cols));
+    let variant = variant.unwrap_or_else(|| RowVariant::choose(runtime.profile(), n_cols));
     let (kernel, n_threads) = match variant {
         RowVariant::Invocation if n_cols.is_multiple_of(4) => (&SOFTMAX_VEC4_FWD, n_rows),
         RowVariant::Invocation => (&SOFTMAX_ROWS_FWD, n_rows.div_ceil(4)),
@@ -155,7 +155,7 @@ fn loss(
     if out.is_empty() {
         return Ok(out);
     }
-    let variant = variant.unwrap_or_else(|| RowVariant::choose(runtime.profile(), n_rows, n_cols));
+    let variant = variant.unwrap_or_else(|| RowVariant::choose(runtime.profile(), n_cols));
     let kernel = match variant {
         RowVariant::Invocation => &LOSS_ROWS_FWD,
         RowVariant::Group => &LOSS_GROUP_FWD,

@@ -20,8 +20,10 @@ const SHAPES: &[Shapes] = &[
     &[&[35, 63], &[63], &[63]],
     &[&[9, 768], &[768], &[768]],
     &[&[2, 4099], &[4099], &[4099]],
-    &[&[70_001, 12], &[12], &[12]],
 ];
+// More rows than workgroups along one dimension of a grid: a workgroup each; 16 and 64 to a workgroup.
+const FOLDED: &[Shapes] = &[&[&[65_537, 5], &[5], &[5]]];
+const FOLDED_ALONE: &[Shapes] = &[&[&[1_050_000, 1], &[1], &[1]], &[&[4_200_000, 4], &[4], &[4]]];
 const CHANNELS: &[Shapes] = &[
     &[&[5, 7, 6, 16], &[16], &[16], &[16], &[16]],
     &[&[1], &[1], &[1], &[1], &[1]],
@@ -75,28 +77,32 @@ fn every_row_norm_variant_matches_the_reference() {
             (RowNorm::Rms, true, true),
             (RowNorm::Rms, false, false),
         ] {
-            rows([row(
-                "row_norm",
-                SHAPES,
-                -3.0..3.0,
-                move |x| {
-                    let (gain, bias) = (gain.then_some(&x[1]), bias.then_some(&x[2]));
-                    row_norm_with(Some(variant), norm, &x[0], gain, bias, EPS)
-                },
-                move |x| {
-                    let (gain, bias) = (gain.then_some(&x[1]), bias.then_some(&x[2]));
-                    if norm == RowNorm::Layer {
-                        return reference::layer_norm(&x[0], gain, bias, EPS_64);
-                    }
-                    let zeros = Array::from_fn(&x[2].shape, |_| 0.0);
-                    let ones = Array::from_fn(&x[2].shape, |_| 1.0);
-                    let normed = reference::rms_norm(&x[0], gain, EPS_64);
-                    let bias = bias.unwrap_or(&zeros);
-                    reference::batch_norm(&normed, &ones, bias, &zeros, &ones, 0.0)
-                },
-            )
-            .tolerance(TOLERANCE)
-            .f16(Tolerance::F16)]);
+            let folded = if variant == RowVariant::Invocation { FOLDED_ALONE } else { FOLDED };
+            let folded = if (norm, gain, bias) == (RowNorm::Layer, true, true) { folded } else { &[] };
+            rows([SHAPES, folded].into_iter().map(|shapes| {
+                row(
+                    "row_norm",
+                    shapes,
+                    -3.0..3.0,
+                    move |x| {
+                        let (gain, bias) = (gain.then_some(&x[1]), bias.then_some(&x[2]));
+                        row_norm_with(Some(variant), norm, &x[0], gain, bias, EPS)
+                    },
+                    move |x| {
+                        let (gain, bias) = (gain.then_some(&x[1]), bias.then_some(&x[2]));
+                        if norm == RowNorm::Layer {
+                            return reference::layer_norm(&x[0], gain, bias, EPS_64);
+                        }
+                        let zeros = Array::from_fn(&x[2].shape, |_| 0.0);
+                        let ones = Array::from_fn(&x[2].shape, |_| 1.0);
+                        let normed = reference::rms_norm(&x[0], gain, EPS_64);
+                        let bias = bias.unwrap_or(&zeros);
+                        reference::batch_norm(&normed, &ones, bias, &zeros, &ones, 0.0)
+                    },
+                )
+                .tolerance(TOLERANCE)
+                .f16(Tolerance::F16)
+            }));
         }
     }
 }

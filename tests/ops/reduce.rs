@@ -49,6 +49,8 @@ const CASES: &[(Shapes, &[usize])] = &[
     (&[&[2, 2]], &[]),
     (&[&[70_001, 4]], &[1]),
 ];
+// More results than 16 to a workgroup along one dimension of a grid.
+const FOLDED: (Shapes, &[usize]) = (&[&[1_050_000, 4]], &[1]);
 
 /// A row over one case; sums are compared with the size of their terms, `scale`.
 fn case(op: ReduceOp, variant: Option<ReduceVariant>, shapes: Shapes, axes: &'static [usize], keep_dims: bool) -> Row {
@@ -87,6 +89,7 @@ fn op_name(op: ReduceOp) -> &'static str {
 
 #[test]
 fn reductions_match_the_reference() {
+    rows([case(ReduceOp::Sum, None, FOLDED.0, FOLDED.1, false)]);
     for op in OPS {
         rows(CASES.iter().enumerate().map(|(i, (shapes, axes))| case(op, None, shapes, axes, i % 2 == 0)));
     }
@@ -101,6 +104,9 @@ fn every_reduction_variant_matches_the_reference() {
         }
         for op in [ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min, ReduceOp::Var { unbiased: false }] {
             rows(CASES.iter().map(|(shapes, axes)| case(op, Some(variant), shapes, axes, false)));
+        }
+        if variant == ReduceVariant::Strided {
+            rows([case(ReduceOp::Max, Some(variant), FOLDED.0, FOLDED.1, false)]);
         }
     }
 }

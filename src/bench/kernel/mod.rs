@@ -5,8 +5,11 @@ mod conv;
 mod elementwise;
 mod gather;
 mod matmul;
+mod norm;
 mod pool;
 mod random;
+mod reduce;
+mod softmax;
 mod sort;
 mod topk;
 
@@ -23,8 +26,11 @@ const FAMILIES: &[(&str, Build)] = &[
     ("elementwise", elementwise::cases),
     ("gather", gather::cases),
     ("matmul", matmul::cases),
+    ("norm", norm::cases),
     ("pool", pool::cases),
     ("random", random::cases),
+    ("reduce", reduce::cases),
+    ("softmax", softmax::cases),
     ("sort", sort::cases),
     ("topk", topk::cases),
 ];

@@ -1,0 +1,5 @@
+//! Normalisation.
+
+fn main() -> leanvision::Result<()> {
+    leanvision::bench::family_main("norm")
+}

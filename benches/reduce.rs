@@ -1,0 +1,5 @@
+//! Reductions.
+
+fn main() -> leanvision::Result<()> {
+    leanvision::bench::family_main("reduce")
+}
