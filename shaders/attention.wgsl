@@ -194,7 +194,7 @@ fn hold_q(queries: Queries, head: u32) {
     let p = attention_params;
     let at = (p.base_q + queries.row * p.token_q + head * p.head_q) >> vec2<u32>(2u);
     let n_cols = p.n_dims >> 2u;
-    let n_turns = (n_cols + 7u) >> 3u << 3u;   // that this is 8 x BLOCKS must not show: the compiler would unroll
+    let n_turns = ((n_cols + 7u) >> 3u) << 3u;   // that this is 8 x BLOCKS must not show: the compiler would unroll
     for (var d = 0u; d < n_turns; d++) {
         shift(&held_q);
         let col = min(d, n_cols - 1u);
