@@ -84,6 +84,16 @@ fn resolve(
     Ok((module.into_owned(), info.into_owned()))
 }
 
+/// Invocations and bytes of workgroup memory of a workgroup.
+fn footprint(kernel: &Kernel, types: &[DType], set: &[(&'static str, u32)]) -> (u32, u32) {
+    let module = kernel.module(types, false).unwrap();
+    let info = validate(&module, types).unwrap();
+    let (module, _) = resolve(&module, &info, kernel, set).unwrap();
+    let shared = module.global_variables.iter().filter(|(_, v)| v.space == AddressSpace::WorkGroup);
+    let memory = shared.map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx())).sum();
+    (module.entry_points[0].workgroup_size.iter().product(), memory)
+}
+
 fn spirv(module: &Module, info: &ModuleInfo, checked: bool) -> Result<Vec<u32>, String> {
     use naga::back::spv;
     let policy =
@@ -263,18 +273,8 @@ fn default_variants_fit_default_limits() {
     // 8 storage buffers, 16 KiB of workgroup memory, 256 threads: what every adapter of WebGPU has.
     for kernel in kernels().into_iter().filter(|k| k.needs.is_empty()) {
         assert!(kernel.binds.len() <= 8, "{}", kernel.label());
-        let types = &kernel.type_sets()[0];
-        let module = kernel.module(types, false).unwrap();
-        let info = validate(&module, types).unwrap();
-        let first: Vec<_> = kernel.override_sets().swap_remove(0);
-        let (module, _) = resolve(&module, &info, kernel, &first).unwrap();
-        let threads: u32 = module.entry_points[0].workgroup_size.iter().product();
-        let memory: u32 = module
-            .global_variables
-            .iter()
-            .filter(|(_, v)| v.space == AddressSpace::WorkGroup)
-            .map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx()))
-            .sum();
+        let first = kernel.override_sets().swap_remove(0);
+        let (threads, memory) = footprint(kernel, &kernel.type_sets()[0], &first);
         assert!(threads <= 256 && memory <= 16 << 10, "{}: {threads} threads, {memory} bytes", kernel.label());
     }
 }

@@ -126,7 +126,11 @@ fn chromium_takes_every_kernel() {
     for kernel in kernels() {
         // SwiftShader has no f16.
         for types in kernel.type_sets().into_iter().filter(|types| !types.contains(&DType::F16)) {
-            let mut sets: Vec<_> = kernel.override_sets().iter().map(|set| constants(set)).collect();
+            let set = |set: &Vec<_>| {
+                let (threads, bytes) = super::footprint(kernel, &types, set);
+                json!({ "constants": constants(set), "threads": threads, "bytes": bytes })
+            };
+            let mut sets: Vec<_> = kernel.override_sets().iter().map(set).collect();
             // The browser's compiler has seen the whole text already; what it leaves to SwiftShader takes seconds a set.
             if short() && sets.len() > 2 {
                 sets.drain(1..sets.len() - 1);
@@ -138,10 +142,12 @@ fn chromium_takes_every_kernel() {
     }
     let job = json!({ "features": FEATURES, "modules": modules, "launches": [] });
     let Some(verdict) = verdict(&job) else { return };
-    println!("{} of {n_sets} pipelines on {}", verdict["pipelines"], verdict["adapter"]);
+    let [made, too_large] = ["pipelines", "too_large"].map(|key| verdict[key].as_u64().unwrap_or(0) as usize);
+    println!("{made} of {n_sets} pipelines on {}, {too_large} past its limits", verdict["adapter"]);
     let failures: Vec<&str> = verdict["failures"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
-    assert_eq!(verdict["pipelines"], n_sets);
+    // Workgroups past the limits are variants for large GPUs; nearly all must have been judged.
+    assert!(made + too_large == n_sets && too_large * 20 < n_sets, "{made} and {too_large} of {n_sets}");
 }
 
 /// One kernel to run in the browser: its constants, its buffers in binding order, the last being the output, its
