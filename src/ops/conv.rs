@@ -2,6 +2,7 @@
 //! activation fused.
 
 use super::act::{ACT, Act};
+use super::matmul;
 use crate::runtime::{
     Bind::{Read, Write},
     Common, DeviceProfile, INDEX, Kernel, Need,
@@ -144,6 +145,8 @@ pub enum Variant {
     Tile,
     /// 128 pixels x 32 channels per workgroup, any shape.
     TileNarrow,
+    /// [`matmul::linear`] over the pixels: 1 x 1 windows side by side without padding, groups or residual.
+    Matmul,
 }
 
 impl Variant {
@@ -157,11 +160,13 @@ impl Variant {
         Self::Depthwise3,
         Self::Tile,
         Self::TileNarrow,
+        Self::Matmul,
     ];
 
     fn kernel(self) -> &'static Kernel {
         match self {
-            Self::Plain => &CONV_PLAIN_FWD,
+            // Its kernels are those of another family, which runs on every adapter, as plain does.
+            Self::Plain | Self::Matmul => &CONV_PLAIN_FWD,
             Self::Registers => &CONV_REGISTERS_FWD,
             Self::Subgroup => &CONV_SUBGROUP_FWD,
             Self::Stem => &CONV_STEM_FWD,
@@ -171,8 +176,7 @@ impl Variant {
         }
     }
 
-    /// Whether it computes convolutions `[kh, kw, ci / groups, co]` on this adapter; what the shapes do not allow, no
-    /// adapter computes.
+    /// Whether it computes convolutions with weights `[kh, kw, ci / groups, co]` and no residual on this adapter.
     #[must_use]
     pub fn fits(self, profile: &DeviceProfile, dtype: DType, w: [usize; 4], conv: &Conv2d) -> bool {
         let [kh, kw, ci_group, co] = w;
@@ -186,6 +190,7 @@ impl Variant {
                 let side_by_side = [kh, kw] == [3; 2] && conv.stride == [1; 2] && conv.dilation == [1; 2];
                 Self::Depthwise.fits(profile, dtype, w, conv) && side_by_side
             }
+            Self::Matmul => [kh, kw] == [1; 2] && *conv == Conv2d { dilation: conv.dilation, ..Conv2d::default() },
         };
         shape && self.kernel().runs_on(profile, &[dtype])
     }
@@ -339,21 +344,25 @@ impl Problem {
 
     fn fits(&self, variant: Variant) -> bool {
         let &[kh, kw, ci_group, co] = self.w.shape() else { return false };
+        if variant == Variant::Matmul && self.residual.is_some() {
+            return false;
+        }
         variant.fits(self.x.runtime().profile(), self.x.dtype(), [kh, kw, ci_group, co], &self.conv)
     }
 
     /// Software adapters want registers and few loads, real GPUs workgroup memory.
     fn choose(&self) -> Variant {
-        let software = self.x.runtime().profile().is_software();
-        let blocks: &[Variant] =
-            if software { &[Variant::Subgroup, Variant::Stem, Variant::Registers] } else { &[Variant::Tile] };
-        let best = [Variant::Depthwise3, Variant::Depthwise].iter().chain(blocks).find(|v| self.fits(**v)).copied();
-        match best {
+        use Variant::{Depthwise, Depthwise3, Matmul, Plain, Registers, Stem, Subgroup, Tile, TileNarrow};
+        let ladder = match (self.x.runtime().profile().is_software(), self.params.co_group) {
+            // The products' tiles are wider than 16 channels.
+            (true, ..=16) => [Depthwise3, Depthwise, Subgroup, Matmul, Stem, Registers],
+            (true, _) => [Depthwise3, Depthwise, Matmul, Subgroup, Stem, Registers],
             // A tile for a handful of channels would mostly compute what nobody stores.
-            Some(Variant::Tile) if self.params.co_group < 8 => Variant::Plain,
-            Some(Variant::Tile) if self.params.co_group.div_ceil(32) % 2 == 1 => Variant::TileNarrow,
-            best => best.unwrap_or(Variant::Plain),
-        }
+            (false, ..=7) => [Depthwise3, Depthwise, Matmul, Plain, Plain, Plain],
+            (false, co) if co.div_ceil(32) % 2 == 1 => [Depthwise3, Depthwise, Matmul, TileNarrow, Plain, Plain],
+            (false, _) => [Depthwise3, Depthwise, Matmul, Tile, Plain, Plain],
+        };
+        ladder.into_iter().find(|variant| self.fits(*variant)).unwrap_or(Plain)
     }
 
     fn flops(&self) -> u64 {
@@ -362,6 +371,12 @@ impl Problem {
     }
 
     fn run(&self, variant: Variant) -> Result<Tensor> {
+        if variant == Variant::Matmul {
+            let [n, h, w, co] = self.shape;
+            let ci = self.params.ci as usize;
+            let (x, weights) = (self.x.reshape(&[n * h * w, ci])?, self.w.reshape(&[ci, co])?);
+            return matmul::linear(&x, &weights, self.bias.as_ref(), self.act)?.reshape(&self.shape);
+        }
         let out = Tensor::empty(self.x.runtime(), &self.shape, self.x.dtype())?;
         let mut params = self.params;
         let [n, ho, wo, co] = self.shape;
@@ -370,7 +385,7 @@ impl Problem {
         let blocks = |size: usize| n_groups * (co / n_groups).div_ceil(size);
         let threads = |n: usize| (n as u64).div_ceil(WG_SIZE);
         let (groups, lanes_o) = match variant {
-            Variant::Plain => (threads(out.len()), 0),
+            Variant::Plain | Variant::Matmul => (threads(out.len()), 0),
             Variant::Registers | Variant::Subgroup | Variant::Stem => {
                 params.n_blocks = blocks(BLOCK) as u32;
                 ((n_pixels.div_ceil(8 * TILE) * blocks(BLOCK)) as u64, 0)

@@ -283,6 +283,7 @@ fn variants_take_the_shapes_they_are_made_for() {
         takes(Variant::Depthwise3, [3, 3, 1, 12], depthwise) && takes(Variant::Depthwise, [5, 2, 1, 12], depthwise)
     );
     assert!(!takes(Variant::Depthwise3, [3, 3, 1, 12], Conv2d { stride: [1, 2], ..depthwise }));
+    assert!(takes(Variant::Matmul, [1, 1, 5, 7], Conv2d::default()) && !takes(Variant::Matmul, [1, 1, 5, 7], SAME));
     assert!(!takes(Variant::Depthwise, [3, 3, 1, 24], depthwise) && !takes(Variant::Registers, [3, 3, 6, 12], SAME));
     let (x, w) =
         (Tensor::zeros(&runtime, &[1, 4, 4, 6], DType::F32), Tensor::zeros(&runtime, &[3, 3, 6, 8], DType::F32));
