@@ -17,7 +17,7 @@ const SCANS: &[Shapes] = &[
     &[&[4095]],
     &[&[4097]],
     &[&[70_001]],
-    &[&[5_000_011]],
+    &[&[1_048_577]],
 ];
 
 fn sizes() -> impl Iterator<Item = usize> {
