@@ -172,6 +172,42 @@ fn unary_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n
     }
 }
 
+// Gradient of the argument: d_x = d_out f'(x), f' from the result y where that is enough, else from x.
+@group(0) @binding(0) var<storage, read> unary_saved: array<Elem4>;   // y or x
+@group(0) @binding(1) var<storage, read> unary_d_out: array<Elem4>;
+@group(0) @binding(2) var<storage, read_write> unary_d_x: array<Elem4>;
+
+fn unary_derivative(s: vec4<f32>, alpha: f32, beta: f32) -> vec4<f32> {
+    switch OP {
+        case 1u: { return sign(s); }
+        case 2u: { return s; }                        // exp, y
+        case 3u: { return 1.0 / s; }
+        case 4u: { return 0.5 / s; }                  // sqrt, y
+        case 5u: { return -0.5 * s * s * s; }         // rsqrt, y
+        case 6u: { return 2.0 * s; }
+        case 7u: { return -s * s; }                   // recip, y
+        case 8u: { return sin4(s, 1); }
+        case 9u: { return -sin4(s, 0); }
+        case 14u: { return 1.12837917 * exp(-min(s * s, vec4<f32>(80.0))); }
+        case 16u: {
+            return select(vec4<f32>(0.0), vec4<f32>(1.0), s >= vec4<f32>(alpha) & s <= vec4<f32>(beta));
+        }
+        case 17u: { return select(vec4<f32>(alpha), vec4<f32>(1.0), s > vec4<f32>(0.0)); }
+        case 18u: { return sigmoid4(s); }
+        default: { return act_derivative4(OP - 32u, s); }
+    }
+}
+
+@compute @workgroup_size(WG_SIZE)
+fn unary_bwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+             @builtin(local_invocation_index) local: u32) {
+    let i = thread_id(group, n_groups, local, WG_SIZE);
+    if i < unary_params.n_vec4 {
+        let slope = unary_derivative(vec4<f32>(unary_saved[i]), unary_params.alpha, unary_params.beta);
+        unary_d_x[i] = Elem4(vec4<f32>(unary_d_out[i]) * slope);
+    }
+}
+
 // ---- binary ----
 fn binary_op(a: Elem4, b: Elem4) -> Elem4 {
     switch OP {

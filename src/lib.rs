@@ -13,6 +13,7 @@
 //! # Ok::<(), leanvision::Error>(())
 //! ```
 
+pub mod autograd;
 pub mod bench;
 pub mod data;
 mod error;

@@ -36,3 +36,28 @@ fn activate4(kind: u32, x: vec4<f32>) -> vec4<f32> {
 fn activate(kind: u32, x: f32) -> f32 {
     return activate4(kind, vec4<f32>(x)).x;
 }
+
+// Derivatives: from the result where it fixes them (relu, relu6, sigmoid, tanh), else from the argument. At a kink, as
+// PyTorch has it: 0 for relu and relu6, the inner side for hardswish.
+fn act_derivative4(kind: u32, s: vec4<f32>) -> vec4<f32> {
+    let zero = vec4<f32>(0.0);
+    let one = vec4<f32>(1.0);
+    switch kind {
+        case 1u: { return select(zero, one, s > zero); }
+        case 2u: { return select(zero, one, s > zero & s < vec4<f32>(6.0)); }
+        case 3u: { return 0.5 * (1.0 + erf4(s * 0.70710678)) + s * 0.39894228 * exp(-0.5 * min(s * s, vec4<f32>(160.0))); }
+        case 4u: {
+            let t = tanh4(0.79788456 * (s + 0.044715 * s * s * s));
+            let inner = 0.79788456 * (1.0 + 0.134145 * s * s);
+            return 0.5 * (1.0 + t) + 0.5 * s * (1.0 - t * t) * inner;
+        }
+        case 5u: {
+            let y = sigmoid4(s);
+            return y * (1.0 + s * (1.0 - y));
+        }
+        case 6u: { return s * (1.0 - s); }
+        case 7u: { return 1.0 - s * s; }
+        case 8u: { return select(select((2.0 * s + 3.0) * (1.0 / 6.0), one, s > vec4<f32>(3.0)), zero, s < vec4<f32>(-3.0)); }
+        default: { return one; }
+    }
+}

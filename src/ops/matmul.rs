@@ -1,6 +1,9 @@
 //! Matrix products: batched, over any strides, with bias and activation in the same dispatch.
 
 use super::act::{ACT, Act};
+use super::elementwise::activate;
+use super::reduce;
+use crate::autograd::{record, refuse, sum_to, wants};
 use crate::runtime::{
     Bind::{Read, Write},
     Common, DeviceProfile, INDEX, Kernel,
@@ -427,9 +430,28 @@ fn readable(a: &Tensor, b: &Tensor, act: Act) -> Result<(Tensor, Tensor)> {
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit, [`Error::DType`] unless both are of one float type.
 pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let product = Product::new("matmul", a, b, None, Act::None)?;
+    const OP: &str = "matmul";
+    let [a_in, b_in] = [a.detach(), b.detach()];
+    let product = Product::new(OP, &a_in, &b_in, None, Act::None)?;
     let variant = product.choose();
-    product.run(variant)
+    let out = product.run(variant)?;
+    Ok(record(OP, out, [a, b], move |d, [wants_a, wants_b]| {
+        let d_a = wants_a.then(|| sum_to(&matmul(d, &b_in.transpose()?)?, a_in.shape())).transpose()?;
+        let d_b = wants_b.then(|| weight_gradient(&a_in, d, b_in.shape())).transpose()?;
+        Ok([d_a, d_b])
+    }))
+}
+
+/// `a' d`, summed over the batch axes that the second operand, of `shape`, does not have.
+fn weight_gradient(a: &Tensor, d: &Tensor, shape: &[usize]) -> Result<Tensor> {
+    let &[.., k] = a.shape() else { return Err(Error::shape("matmul", "a has no axis")) };
+    let &[.., n] = d.shape() else { return Err(Error::shape("matmul", "d has no axis")) };
+    let n_rows = a.len() / k.max(1);
+    if shape.iter().product::<usize>() == k * n && d.len() == n_rows * n && k > 0 {
+        // One matrix for all: the batch is more rows to sum over.
+        return matmul(&a.reshape(&[n_rows, k])?.transpose()?, &d.reshape(&[n_rows, n])?)?.reshape(shape);
+    }
+    sum_to(&matmul(&a.transpose()?, d)?, shape)
 }
 
 /// `act(x w + bias)` in one dispatch: `x` `[.., k]`, `w` `[k, n]`, `bias` `[n]` to `[.., n]`.
@@ -437,7 +459,29 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit, [`Error::DType`] unless all are of one float type.
 pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, act: Act) -> Result<Tensor> {
-    linear_as(None, x, w, bias, act)
+    let wanted = wants(&[x, w, bias.unwrap_or(x)]);
+    if wanted && !act.is_by_result() {
+        return activate(&linear(x, w, bias, Act::None)?, act);
+    }
+    let (x_in, w_in) = (x.detach(), w.detach());
+    let out = linear_as(None, &x_in, &w_in, bias.map(Tensor::detach).as_ref(), act)?;
+    if !wanted {
+        return Ok(out);
+    }
+    let saved_out = (act != Act::None).then(|| out.clone());
+    let x_shape = x.shape().to_vec();
+    // Frozen weights need no input kept, and frozen inputs no weights.
+    let (x_in, w_in) = (w.needs_grad().then_some(x_in), x.needs_grad().then_some(w_in));
+    let wants_bias = bias.is_some_and(Tensor::needs_grad);
+    Ok(record("linear", out, [x, w, bias.unwrap_or(x)], move |d, _| {
+        let d = saved_out.as_ref().map_or_else(|| Ok(d.clone()), |out| act.backward(out, d))?;
+        let &[.., n] = d.shape() else { return Err(Error::shape("linear", "d has no axis")) };
+        let rows = d.reshape(&[d.len() / n.max(1), n])?;
+        let d_x = w_in.map(|w| matmul(&rows, &w.transpose()?)?.reshape(&x_shape)).transpose()?;
+        let d_w = x_in.map(|x| weight_gradient(&x, &d, &[x.shape()[x.rank() - 1], n])).transpose()?;
+        let d_bias = wants_bias.then(|| reduce::sum(&rows, &[0], false)).transpose()?;
+        Ok([d_x, d_w, d_bias])
+    }))
 }
 
 /// [`matmul`] by one variant, for tests and benchmarks.
@@ -445,6 +489,7 @@ pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, act: Act) -> Result
 /// # Errors
 /// As [`matmul`], and [`Error::Feature`] if the adapter lacks what the variant needs.
 pub fn matmul_with(variant: Variant, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    refuse("matmul_with", &[a, b])?;
     Product::new("matmul", a, b, None, Act::None)?.run(variant)
 }
 
@@ -453,6 +498,7 @@ pub fn matmul_with(variant: Variant, a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`linear`], and [`Error::Feature`] if the adapter lacks what the variant needs.
 pub fn linear_with(variant: Variant, x: &Tensor, w: &Tensor, bias: Option<&Tensor>, act: Act) -> Result<Tensor> {
+    refuse("linear_with", &[x, w, bias.unwrap_or(x)])?;
     linear_as(Some(variant), x, w, bias, act)
 }
 

@@ -5,7 +5,9 @@
 //! and minimum NaN and is the place of both extremes, as in PyTorch.
 
 use super::checks::need_float;
+use super::elementwise;
 use super::rows::{ALONE_SIZES, SHARED_SIZES, alone_grid, shared_size};
+use crate::autograd::record;
 use crate::runtime::{
     Bind,
     Bind::{Read, Write},
@@ -447,6 +449,46 @@ fn run(variant: ReduceVariant, layout: &Layout, pass: Pass<'_>) -> Result<Tensor
 /// # Errors
 /// As [`sum`], [`mean`], [`max`], [`var`]; [`Error::Feature`] if the adapter lacks what the variant needs.
 pub fn reduce_with(
+    variant: Option<ReduceVariant>,
+    op: ReduceOp,
+    x: &Tensor,
+    axes: &[usize],
+    keep_dims: bool,
+) -> Result<Tensor> {
+    let name = op.name();
+    let x_in = x.detach();
+    let out = reduced(variant, op, &x_in, axes, keep_dims)?;
+    if !x.needs_grad() {
+        return Ok(out);
+    }
+    let mut kept = x.shape().to_vec();
+    axes.iter().for_each(|&axis| kept[axis] = 1);
+    let shape = x.shape().to_vec();
+    // Sums and means need nothing of x.
+    let saved = (!matches!(op, ReduceOp::Sum | ReduceOp::Mean)).then(|| (x_in, out.clone()));
+    let axes = axes.to_vec();
+    Ok(record(name, out, [x], move |d, _| {
+        let d = d.reshape(&kept)?;
+        let n = shape.iter().product::<usize>() / d.len().max(1);
+        let d = match (op, &saved) {
+            (ReduceOp::Mean, _) => elementwise::affine(&d, 1.0 / n as f32, 0.0)?.broadcast_to(&shape)?,
+            (ReduceOp::Var { unbiased }, Some((x, _))) => {
+                let factor = 2.0 / if unbiased { n - 1 } else { n } as f32;
+                let from_mean = elementwise::sub(x, &mean(x, &axes, true)?)?;
+                elementwise::mul(&from_mean, &elementwise::affine(&d, factor, 0.0)?)?
+            }
+            // Equal extremes share.
+            (ReduceOp::Max | ReduceOp::Min, Some((x, out))) => {
+                let wins = elementwise::cast(&elementwise::equal(x, &out.reshape(&kept)?)?, x.dtype())?;
+                elementwise::mul(&wins, &elementwise::div(&d, &sum(&wins, &axes, true)?)?)?
+            }
+            _ => d.broadcast_to(&shape)?,
+        };
+        Ok([Some(d)])
+    }))
+}
+
+fn reduced(
     variant: Option<ReduceVariant>,
     op: ReduceOp,
     x: &Tensor,

@@ -18,6 +18,7 @@ pub use kernel::{Bind, Common, INDEX, Kernel, Need};
 pub use profile::{Profile, ProfileRow, Span};
 
 use crate::{Error, Result};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -81,6 +82,7 @@ pub(crate) struct Inner {
     pool: Mutex<buffer::Pool>,
     pipelines: pipeline::Pipelines,
     recorder: Mutex<dispatch::Recorder>,
+    n_nodes: AtomicU64,
 }
 
 impl Runtime {
@@ -144,6 +146,7 @@ impl Runtime {
             pool: Mutex::default(),
             pipelines,
             recorder: Mutex::new(dispatch::Recorder::new(profiler)),
+            n_nodes: AtomicU64::new(0),
         }))
     }
 
@@ -199,6 +202,11 @@ impl Runtime {
     pub fn counts(&self) -> (u64, u64) {
         let recorder = self.recorder();
         (recorder.n_dispatches, recorder.n_submits)
+    }
+
+    /// A number for a recorded op, larger than all before it.
+    pub(crate) fn next_node(&self) -> u64 {
+        self.0.n_nodes.fetch_add(1, Ordering::Relaxed)
     }
 
     fn recorder(&self) -> MutexGuard<'_, dispatch::Recorder> {

@@ -1,6 +1,7 @@
 //! Tensors: immutable values over pooled device memory, with shape, strides and element type.
 
 mod host;
+pub(crate) mod node;
 mod packed;
 pub mod shape;
 
@@ -10,6 +11,7 @@ pub use shape::{Dims, broadcast, check, collapse, contiguous_strides};
 
 use crate::runtime::{Binding, Buffer, Runtime};
 use crate::{Error, Result};
+use node::{Node, View};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -81,6 +83,8 @@ pub struct Tensor {
     strides: Vec<usize>,
     offset: usize,
     dtype: DType,
+    /// Where it came from, if a gradient is wanted.
+    node: Option<Arc<Node>>,
 }
 
 impl Tensor {
@@ -105,6 +109,7 @@ impl Tensor {
             shape: shape.to_vec(),
             offset: 0,
             dtype,
+            node: None,
         })
     }
 
@@ -141,6 +146,7 @@ impl Tensor {
             shape: shape.to_vec(),
             offset: 0,
             dtype,
+            node: None,
         })
     }
 
@@ -232,8 +238,8 @@ impl Tensor {
         (binding, ((start - offset) / self.dtype.bytes()) as u32)
     }
 
-    fn view(&self, shape: Vec<usize>, strides: Vec<usize>, offset: usize) -> Self {
-        Self { shape, strides, offset, ..self.clone() }
+    fn view(&self, view: View, shape: Vec<usize>, strides: Vec<usize>, offset: usize) -> Self {
+        Self { shape, strides, offset, ..self.detach() }.viewing(self, view)
     }
 
     /// The axes in another order: axis `i` of the result is axis `axes[i]`.
@@ -247,7 +253,8 @@ impl Tensor {
             return Err(Error::shape("permute", format!("axes {axes:?} do not permute {:?}", self.shape)));
         }
         let shape = axes.iter().map(|&a| self.shape[a]).collect();
-        Ok(self.view(shape, axes.iter().map(|&a| self.strides[a]).collect(), self.offset))
+        let strides = axes.iter().map(|&a| self.strides[a]).collect();
+        Ok(self.view(View::Permute(axes.to_vec()), shape, strides, self.offset))
     }
 
     /// The last two axes exchanged: `[.., m, n]` to `[.., n, m]`.
@@ -274,7 +281,8 @@ impl Tensor {
         }
         let mut shape = self.shape.clone();
         shape[axis] = range.len();
-        Ok(self.view(shape, self.strides.clone(), self.offset + range.start * self.strides[axis]))
+        let offset = self.offset + range.start * self.strides[axis];
+        Ok(self.view(View::Slice { axis, range }, shape, self.strides.clone(), offset))
     }
 
     /// Every `step`-th index of `axis`, from the first on.
@@ -288,7 +296,7 @@ impl Tensor {
         let (mut shape, mut strides) = (self.shape.clone(), self.strides.clone());
         shape[axis] = shape[axis].div_ceil(step);
         strides[axis] *= step;
-        Ok(self.view(shape, strides, self.offset))
+        Ok(self.view(View::Step { axis, step }, shape, strides, self.offset))
     }
 
     /// A view of a larger shape in which axes of size 1, and missing leading axes, repeat.
@@ -304,7 +312,7 @@ impl Tensor {
             Some(i) if self.shape[i] == shape[axis] => self.strides[i],
             _ => 0,
         };
-        Ok(self.view(shape.to_vec(), (0..shape.len()).map(stride).collect(), self.offset))
+        Ok(self.view(View::Broadcast, shape.to_vec(), (0..shape.len()).map(stride).collect(), self.offset))
     }
 
     /// A new axis of size 1 before `axis`.
@@ -318,13 +326,13 @@ impl Tensor {
         let (mut shape, mut strides) = (self.shape.clone(), self.strides.clone());
         shape.insert(axis, 1);
         strides.insert(axis, 0);
-        Ok(self.view(shape, strides, self.offset))
+        Ok(self.view(View::Reshape, shape, strides, self.offset))
     }
 
     /// The same elements under another shape, as a view; `None` if the strides do not allow one.
     pub(crate) fn reshape_view(&self, shape: &[usize]) -> Option<Self> {
         if self.is_contiguous() {
-            return Some(self.view(shape.to_vec(), contiguous_strides(shape), self.offset));
+            return Some(self.view(View::Reshape, shape.to_vec(), contiguous_strides(shape), self.offset));
         }
         // Splitting and merging within runs that are themselves contiguous keeps a view, as for the packed q, k, v.
         let (sizes, strides) = collapse(&self.shape, &[&self.strides]);
@@ -341,7 +349,7 @@ impl Tensor {
                 return None;
             }
         }
-        Some(self.view(shape.to_vec(), new_strides, self.offset))
+        Some(self.view(View::Reshape, shape.to_vec(), new_strides, self.offset))
     }
 }
 

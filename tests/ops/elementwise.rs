@@ -125,6 +125,79 @@ fn binary_ops_match_the_reference() {
     ]);
 }
 
+/// Within what the kernels' own functions are off by: 1e-5 + 1e-4 |d|, as forward.
+const GRAD: Tolerance = Tolerance::F32;
+
+#[test]
+fn unary_gradients_match_differences() {
+    let unary = |name, range, f: fn(&Tensor) -> Result<Tensor>, g: fn(f64) -> f64| {
+        row(name, SMALL, range, move |x| f(&x[0]), move |x| map(&x[0], g)).grad(&[0], GRAD)
+    };
+    let acts = [Act::Relu, Act::Relu6, Act::Gelu, Act::GeluTanh, Act::Silu, Act::Sigmoid, Act::Tanh, Act::Hardswish];
+    let acts = acts.map(|kind| {
+        row("activate", SMALL, -9.0..9.0, move |x| e::activate(&x[0], kind), move |x| map(&x[0], |v| act(kind, v)))
+            .grad(&[0], GRAD)
+    });
+    rows(
+        [
+            unary("neg", -9.0..9.0, e::neg, |v| -v),
+            unary("abs", -9.0..9.0, e::abs, f64::abs),
+            unary("exp", -8.0..4.0, e::exp, f64::exp),
+            unary("log", 0.1..50.0, e::log, f64::ln),
+            unary("sqrt", 0.1..50.0, e::sqrt, f64::sqrt),
+            unary("rsqrt", 0.1..50.0, e::rsqrt, |v| 1.0 / v.sqrt()),
+            unary("square", -9.0..9.0, e::square, |v| v * v),
+            unary("recip", 0.1..50.0, e::recip, f64::recip),
+            unary("sin", -3.0..3.0, e::sin, f64::sin),
+            unary("cos", -3.0..3.0, e::cos, f64::cos),
+            unary("erf", -5.0..5.0, e::erf, erf),
+            unary("softplus", -30.0..30.0, e::softplus, |v| v.max(0.0) + (-v.abs()).exp().ln_1p()),
+            unary("affine", -9.0..9.0, |x| e::affine(x, 2.5, -1.0), |v| 2.5 * v - 1.0),
+            unary("clamp", -9.0..9.0, |x| e::clamp(x, -1.0, 2.0), |v| v.clamp(-1.0, 2.0)),
+            unary("leaky_relu", -9.0..9.0, |x| e::leaky_relu(x, 0.1), |v| if v < 0.0 { 0.1 * v } else { v }),
+        ]
+        .into_iter()
+        .chain(acts),
+    );
+}
+
+#[test]
+fn binary_gradients_match_differences() {
+    let pair = |name, f: fn(&Tensor, &Tensor) -> Result<Tensor>, g: fn(f64, f64) -> f64| {
+        row(name, TWO, 0.5..3.0, move |x| f(&x[0], &x[1]), move |x| zip(&x[0], &x[1], g)).grad(&[0, 1], GRAD)
+    };
+    rows([
+        pair("add", e::add, |a, b| a + b),
+        pair("sub", e::sub, |a, b| a - b),
+        pair("mul", e::mul, |a, b| a * b),
+        pair("div", e::div, |a, b| a / b),
+        pair("maximum", e::maximum, f64::max),
+        pair("minimum", e::minimum, f64::min),
+        pair("pow", e::pow, f64::powf),
+        pair("add_act relu", |a, b| e::add_act(&e::affine(a, 1.0, -3.0)?, b, Act::Relu), |a, b| (a - 3.0 + b).max(0.0)),
+        pair("add_act silu", |a, b| e::add_act(a, b, Act::Silu), |a, b| act(Act::Silu, a + b)),
+        row(
+            "where",
+            &[&[&[5, 3], &[3]]],
+            -5.0..5.0,
+            |x| e::where_(&e::greater(&x[0].detach(), &x[1].detach())?, &e::square(&x[0])?, &x[1]),
+            |x| zip(&x[0], &x[1], |a, b| if a > b { a * a } else { b }),
+        )
+        .grad(&[0, 1], GRAD),
+    ]);
+}
+
+#[test]
+fn equal_operands_share_the_gradient_of_their_maximum() {
+    let Some(runtime) = crate::support::runtime() else { return };
+    let leaf = |data: &[f32]| Tensor::from_slice(&runtime, data, &[3]).unwrap().require_grad().unwrap();
+    let (a, b) = (leaf(&[1.0, 2.0, 3.0]), leaf(&[1.0, 3.0, 2.0]));
+    let d = Tensor::full(&runtime, &[3], 1.0, DType::F32).unwrap();
+    let gradients = e::maximum(&a, &b).unwrap().backward_with(&d).unwrap();
+    assert_eq!(gradients.of(&a).unwrap().to_vec::<f32>().unwrap(), [0.5, 0.0, 1.0]);
+    assert_eq!(gradients.of(&b).unwrap().to_vec::<f32>().unwrap(), [0.5, 1.0, 0.0]);
+}
+
 #[test]
 fn compare_and_where_match_the_reference() {
     let pair = |name, f: fn(&Tensor, &Tensor) -> Result<Tensor>, g: fn(f64, f64) -> bool| {

@@ -6,6 +6,7 @@
 mod support;
 
 mod attention;
+mod autograd;
 mod conv;
 mod elementwise;
 mod gather;

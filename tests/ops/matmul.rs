@@ -220,3 +220,30 @@ fn wrong_operands_are_named() {
     );
     assert!(matmul::linear(&a, &f32(&[2, 7, 3]), None, Act::None).is_err());
 }
+
+#[test]
+fn gradients_match_differences() {
+    const SMALL: &[Shapes] = &[&[&[2, 3], &[3, 4]], &[&[7, 5], &[5, 9]], &[&[8, 12], &[12, 16]], &[&[1, 20], &[20, 3]]];
+    const BATCHED: &[Shapes] = &[
+        &[&[3, 5, 4], &[3, 4, 6]],
+        &[&[3, 5, 8], &[8, 4]],
+        &[&[5, 8], &[3, 8, 4]],
+        &[&[2, 1, 5, 4], &[3, 4, 3]],
+        &[&[3, 5, 8], &[1, 8, 4]],
+    ];
+    let both = |cases: &'static [Shapes]| {
+        row("matmul", cases, -1.0..1.0, |x| matmul::matmul(&x[0], &x[1]), |x| reference::matmul::matmul(&x[0], &x[1]))
+            .grad(&[0, 1], SUMS)
+    };
+    let linear = |act| {
+        row(
+            "linear",
+            &[&[&[2, 3, 5], &[5, 7], &[7]], &[&[12, 8], &[8, 4], &[4]], &[&[5], &[5, 3], &[3]]],
+            -1.0..1.0,
+            move |x| matmul::linear(&x[0], &x[1], Some(&x[2]), act),
+            move |x| reference::matmul::linear(&x[0], &x[1], Some(&x[2]), act),
+        )
+        .grad(&[0, 1, 2], Tolerance::F32)
+    };
+    rows([both(SMALL), both(BATCHED), linear(Act::None), linear(Act::Tanh), linear(Act::Gelu)]);
+}

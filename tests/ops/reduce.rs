@@ -307,3 +307,30 @@ fn wrong_axes_and_types_are_named() {
     let bytes = Tensor::zeros(&runtime, &[4], DType::U8).unwrap();
     assert_eq!(sum_all(&bytes).unwrap_err().to_string(), "sum: u8 given, f32, f16, u32 or i32 wanted");
 }
+
+#[test]
+fn gradients_match_differences() {
+    const SMALL: &[(Shapes, &[usize])] = &[
+        (&[&[3, 57]], &[1]),
+        (&[&[30, 12]], &[0]),
+        (&[&[2, 7, 9, 4]], &[1, 2]),
+        (&[&[3, 4, 5, 6]], &[1, 3]),
+        (&[&[3, 4, 5]], &[2, 0]),
+        (&[&[2, 2]], &[]),
+    ];
+    let with_grad = |op, (shapes, axes): (Shapes, &'static [usize]), keep_dims| {
+        case(op, None, shapes, axes, keep_dims).grad(&[0], Tolerance::F32)
+    };
+    let ops = [ReduceOp::Sum, ReduceOp::Mean, ReduceOp::Max, ReduceOp::Min, ReduceOp::Var { unbiased: false }];
+    rows(ops.into_iter().flat_map(|op| SMALL.iter().map(move |&c| with_grad(op, c, c.1.len() == 1))));
+    let unbiased = |&c: &(Shapes, &'static [usize])| with_grad(ReduceOp::Var { unbiased: true }, c, true);
+    rows(SMALL.iter().filter(|(_, axes)| !axes.is_empty()).map(unbiased));
+}
+
+#[test]
+fn equal_extremes_share_the_gradient() {
+    let Some(runtime) = runtime() else { return };
+    let x = Tensor::from_slice(&runtime, &[1.0_f32, 5.0, 5.0, 2.0], &[4]).unwrap().require_grad().unwrap();
+    let gradients = max(&x, &[0], false).unwrap().backward().unwrap();
+    assert_eq!(gradients.of(&x).unwrap().to_vec::<f32>().unwrap(), [0.0, 0.5, 0.5, 0.0]);
+}

@@ -24,6 +24,7 @@ pub struct Row {
     f16: Option<Tolerance>,
     views: bool,
     special: &'static [f64],
+    grad: Option<(&'static [usize], Tolerance)>,
 }
 
 /// A row over `cases` with inputs drawn from `range`.
@@ -45,6 +46,7 @@ pub fn row(
         f16: None,
         views: true,
         special: &[],
+        grad: None,
     }
 }
 
@@ -89,6 +91,13 @@ impl Row {
         self
     }
 
+    /// Also the gradients of these inputs, against central differences of the reference: its step is 1e-5 and its
+    /// arithmetic f64, so what differs is the kernel.
+    pub fn grad(mut self, inputs: &'static [usize], tolerance: Tolerance) -> Self {
+        self.grad = Some((inputs, tolerance));
+        self
+    }
+
     fn run(&self, runtime: &Runtime, failures: &mut Vec<String>) {
         let mut dtypes = vec![(self.dtype, self.tolerance)];
         dtypes.extend(self.f16.map(|tolerance| (DType::F16, tolerance)));
@@ -107,6 +116,14 @@ impl Row {
                         let how = if view { ", transposed views" } else { "" };
                         failures.push(format!("{} {shapes:?} {dtype}{how}: {message}", self.name));
                     }
+                    let Some((inputs, tolerance)) = self.grad else { continue };
+                    if dtype != DType::F32 || n > GRAD_ELEMENTS {
+                        continue;
+                    }
+                    if let Err(message) = self.gradients(runtime, seed as u64, shapes, inputs, tolerance, view) {
+                        let how = if view { ", transposed views" } else { "" };
+                        failures.push(format!("{} {shapes:?} gradients{how}: {message}", self.name));
+                    }
                 }
             }
         }
@@ -121,6 +138,26 @@ impl Row {
         tolerance: Tolerance,
         view: bool,
     ) -> std::result::Result<(), String> {
+        let (arrays, tensors) = self.inputs(runtime, seed, shapes, dtype, view)?;
+        let want = (self.reference)(&arrays);
+        let out = (self.op)(&tensors).map_err(|e| e.to_string())?;
+        if out.shape() != want.shape {
+            return Err(format!("shape {:?}, {:?} wanted", out.shape(), want.shape));
+        }
+        let got = download(&out).map_err(|e| e.to_string())?;
+        drop((out, tensors));
+        compare(&got, &want.data, tolerance)?;
+        check_guards(runtime)
+    }
+
+    fn inputs(
+        &self,
+        runtime: &Runtime,
+        seed: u64,
+        shapes: Shapes,
+        dtype: DType,
+        view: bool,
+    ) -> std::result::Result<(Vec<Array>, Vec<Tensor>), String> {
         let mut arrays = Vec::new();
         let mut tensors = Vec::new();
         for (i, shape) in shapes.iter().enumerate() {
@@ -137,18 +174,78 @@ impl Row {
             tensors.push(tensor.map_err(|e| e.to_string())?);
             arrays.push(array);
         }
-        let want = (self.reference)(&arrays);
-        let out = (self.op)(&tensors).map_err(|e| e.to_string())?;
-        if out.shape() != want.shape {
-            return Err(format!("shape {:?}, {:?} wanted", out.shape(), want.shape));
+        Ok((arrays, tensors))
+    }
+
+    /// Compares the gradients of `inner(d, op(inputs))` for a random `d`: all at once, then of each input alone.
+    fn gradients(
+        &self,
+        runtime: &Runtime,
+        seed: u64,
+        shapes: Shapes,
+        inputs: &[usize],
+        tolerance: Tolerance,
+        view: bool,
+    ) -> std::result::Result<(), String> {
+        let text = |e: leanvision::Error| e.to_string();
+        let (mut arrays, tensors) = self.inputs(runtime, seed, shapes, DType::F32, view)?;
+        let cotangent = values(&(self.reference)(&arrays).shape, &(-1.0..1.0), DType::F32, seed + 977);
+        let d_out = upload(runtime, &cotangent, DType::F32).map_err(text)?;
+        let wanted: Vec<Array> = inputs.iter().map(|&i| self.differences(&mut arrays, i, &cotangent)).collect();
+        let each: Vec<Vec<usize>> = inputs.iter().map(|&i| vec![i]).collect();
+        let sets = [inputs.to_vec()].into_iter().chain(each).take(if inputs.len() == 1 { 1 } else { usize::MAX });
+        for set in sets {
+            let mut leaves = tensors.clone();
+            for &i in &set {
+                leaves[i] = tensors[i].require_grad().map_err(text)?;
+            }
+            let out = (self.op)(&leaves).map_err(text)?;
+            if out.is_empty() {
+                continue;
+            }
+            let mut gradients = out.backward_with(&d_out).map_err(text)?;
+            drop(out);
+            for &i in &set {
+                let d = gradients.take(&leaves[i]).ok_or_else(|| format!("no gradient of input {i}"))?;
+                if d.shape() != shapes[i] {
+                    return Err(format!("gradient of input {i}: {:?}", d.shape()));
+                }
+                let want = inputs.iter().position(|j| *j == i).map(|j| &wanted[j]).expect("in the list");
+                let got = download(&d).map_err(text)?;
+                compare(&got, &want.data, tolerance).map_err(|e| format!("input {i} of {set:?}: {e}"))?;
+            }
         }
-        let got = download(&out).map_err(|e| e.to_string())?;
-        drop((out, tensors));
-        compare(&got, &want.data, tolerance)?;
-        match runtime.damaged_guards().map_err(|e| e.to_string())? {
-            0 => Ok(()),
-            n => Err(format!("{n} buffers were written past their end")),
+        check_guards(runtime)
+    }
+
+    /// Central differences of `inner(d, reference(inputs))` over each element of one input.
+    fn differences(&self, arrays: &mut [Array], input: usize, d: &Array) -> Array {
+        const STEP: f64 = 1e-5;
+        let inner = |arrays: &[Array]| -> f64 {
+            let out = (self.reference)(arrays);
+            out.data.iter().zip(&d.data).map(|(a, b)| a * b).sum()
+        };
+        let mut out = arrays[input].clone();
+        for i in 0..out.data.len() {
+            let x = arrays[input].data[i];
+            arrays[input].data[i] = x + STEP;
+            let up = inner(arrays);
+            arrays[input].data[i] = x - STEP;
+            let down = inner(arrays);
+            arrays[input].data[i] = x;
+            out.data[i] = (up - down) / (2.0 * STEP);
         }
+        out
+    }
+}
+
+/// Cases with more elements are left out of the gradient check: each costs two runs of the reference.
+const GRAD_ELEMENTS: usize = 4_000;
+
+fn check_guards(runtime: &Runtime) -> std::result::Result<(), String> {
+    match runtime.damaged_guards().map_err(|e| e.to_string())? {
+        0 => Ok(()),
+        n => Err(format!("{n} buffers were written past their end")),
     }
 }
 
