@@ -64,9 +64,6 @@ const ATTENTION_TILED_FWD: Kernel =
 pub const KERNELS: &[Kernel] =
     &[ATTENTION_PLAIN_FWD, ATTENTION_REGISTERS_FWD, ATTENTION_LANES_FWD, ATTENTION_NARROW_FWD, ATTENTION_TILED_FWD];
 
-/// llvmpipe ends an invocation's loops, without a word, after this many turns of all of them together.
-const MAX_TURNS: usize = 65_535;
-
 /// The ways in which attention is computed; results agree up to rounding. All but the plain one take heads of a width
 /// that is a multiple of 4, and copy operands whose rows do not start at one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,8 +112,9 @@ impl AttentionVariant {
         } else {
             &[Self::Tiled]
         };
-        let fits =
-            |v: &&Self| v.runs_on(profile, dtype, n_dims) && v.turns(profile, dtype, n_keys, n_dims) <= MAX_TURNS;
+        let fits = |v: &&Self| {
+            v.runs_on(profile, dtype, n_dims) && v.turns(profile, dtype, n_keys, n_dims) <= profile.loop_rounds()
+        };
         order.iter().find(fits).copied().unwrap_or(Self::Plain)
     }
 
@@ -166,16 +164,16 @@ impl AttentionVariant {
         if fits { Ok(x.clone()) } else { x.contiguous() }
     }
 
-    /// Loop turns of one invocation, at least this many and few more.
+    /// Loop turns of one invocation, the one that finds a loop at its end included; few more than there are.
     fn turns(self, profile: &DeviceProfile, dtype: DType, n_keys: usize, n_dims: usize) -> usize {
         match self {
-            Self::Plain => n_keys * (1 + n_dims / 8 + n_dims % 8 + n_dims.min(32).div_ceil(4)),
+            Self::Plain => n_keys * (4 + n_dims / 8 + n_dims % 8 + n_dims.min(32).div_ceil(4)),
             Self::Registers | Self::Lanes => n_keys + 64,
             Self::Narrow => n_keys.div_ceil(4) + 8,
             Self::Tiled => {
                 let Tile { cols, keys, .. } = Tile::new(profile, dtype, n_dims);
-                let copies = 2 * (keys / 8) * (1 + cols / 8);
-                n_keys.div_ceil(keys) * (copies + cols + 9 + keys / 8 + cols / 8 * (keys + 1)) + 64
+                let copies = 2 * (keys / 8 * (2 + cols / 8) + 1);
+                n_keys.div_ceil(keys) * (copies + cols + 13 + keys / 8 + cols / 8 * (keys + 2)) + 128
             }
         }
     }
@@ -289,9 +287,9 @@ pub fn attention_with(
         return Err(Error::argument(OP, format!("the {} variant does not take heads of {n_dims}", variant.name())));
     }
     let turns = variant.turns(profile, dtype, kv_offsets.max_len(), n_dims);
-    if turns > MAX_TURNS && profile.is_software() {
+    if turns > profile.loop_rounds() {
         let what = format!("loop turns over {} keys of width {n_dims}", kv_offsets.max_len());
-        return limit(what, turns, MAX_TURNS);
+        return limit(what, turns, profile.loop_rounds());
     }
     let workgroup_bytes = profile.limits.workgroup_bytes as usize;
     if variant == AttentionVariant::Tiled && tile.bytes > workgroup_bytes {

@@ -212,7 +212,8 @@ impl Variant {
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not go together or the window does not fit the padded image,
-/// [`Error::Argument`] for a stride, dilation or group count of 0, [`Error::DType`] unless all are of one float type.
+/// [`Error::Argument`] for a stride, dilation or group count of 0, [`Error::DType`] unless all are of one float type,
+/// [`Error::Limit`] on software adapters for windows of so many numbers that the loops over them would be cut short.
 pub fn conv2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, conv: &Conv2d, act: Act) -> Result<Tensor> {
     let problem = Problem::new("conv2d", x, w, bias, None, conv, act)?;
     problem.run(problem.choose())
@@ -365,6 +366,20 @@ impl Problem {
         ladder.into_iter().find(|variant| self.fits(*variant)).unwrap_or(Plain)
     }
 
+    /// Loop rounds of one invocation, at most.
+    fn rounds(&self, variant: Variant) -> usize {
+        let (taps, ci) = (self.w.shape()[0] * self.w.shape()[1], self.params.ci_group as usize);
+        match variant {
+            Variant::Plain => taps * (5 + ci),
+            Variant::Registers | Variant::Subgroup => taps * (14 + ci / 4) + 64,
+            Variant::Stem => taps * (14 + ci) + 64,
+            Variant::Depthwise | Variant::Depthwise3 => taps * 14 + 64,
+            // Steps of 16, each with that many rounds, up to 40 to stage the operands and one for each loop left.
+            Variant::Tile | Variant::TileNarrow => (taps * ci).div_ceil(16) * 64 + taps + 128,
+            Variant::Matmul => 0,
+        }
+    }
+
     fn flops(&self) -> u64 {
         let taps: usize = self.w.shape()[..3].iter().product();
         2 * (self.shape.iter().product::<usize>() * taps) as u64
@@ -411,6 +426,7 @@ impl Problem {
             .bind([self.x.binding(), self.w.binding(), bias, residual, out.binding()])
             .params(&params)
             .groups(groups)
+            .rounds(self.rounds(variant))
             .cost(self.flops(), (n_elements * self.x.dtype().bytes()) as u64)
             .run()?;
         Ok(out)

@@ -125,7 +125,10 @@ pub fn row_norm_with(
     if out.is_empty() {
         return Ok(out);
     }
-    let variant = variant.unwrap_or_else(|| RowVariant::choose(runtime.profile(), n_cols));
+    // Statistics once or twice, four at a time where rows are in fours, then the results.
+    let readings = if norm == RowNorm::Layer { 2 } else { 1 };
+    let alone = if n_cols.is_multiple_of(4) { n_cols / 2 + 32 } else { (readings + 1) * n_cols + 8 };
+    let variant = variant.unwrap_or_else(|| RowVariant::choose_within(runtime.profile(), n_cols, alone));
     let (kernel, n_threads) = match variant {
         RowVariant::Invocation if n_cols.is_multiple_of(4) => (&NORM_VEC4_FWD, n_rows.div_ceil(4)),
         RowVariant::Invocation => (&NORM_ROWS_FWD, n_rows),
@@ -148,6 +151,7 @@ pub fn row_norm_with(
         .bind([x.binding(), bound_gain.binding(), bound_bias.binding(), out.binding()])
         .params(&NormParams { n_rows: n_rows as u32, n_cols: n_cols as u32, eps })
         .groups(groups)
+        .rounds(variant.rounds(n_cols, alone, 4 + readings))
         .cost(8 * x.len() as u64, 2 * (x.len() * x.dtype().bytes()) as u64)
         .run()?;
     Ok(out)
@@ -158,7 +162,8 @@ pub fn row_norm_with(
 ///
 /// # Errors
 /// [`Error::Shape`] if the sizes differ, [`Error::DType`] unless all are float tensors and the parameters of one type,
-/// [`Error::Argument`] if `eps` is below 0 or the devices differ.
+/// [`Error::Argument`] if `eps` is below 0 or the devices differ, [`Error::Limit`] on software adapters for rows of more
+/// than ten million elements.
 pub fn layer_norm(x: &Tensor, gain: Option<&Tensor>, bias: Option<&Tensor>, eps: f32) -> Result<Tensor> {
     row_norm_with(None, RowNorm::Layer, x, gain, bias, eps)
 }

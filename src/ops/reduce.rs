@@ -11,7 +11,7 @@ use crate::autograd::record;
 use crate::runtime::{
     Bind,
     Bind::{Read, Write},
-    Common, INDEX, Kernel, Need, Runtime,
+    Common, INDEX, Kernel, LOOP_ROUNDS, Need, Runtime,
 };
 use crate::tensor::{DType, Tensor, collapse};
 use crate::{Error, Result};
@@ -639,7 +639,7 @@ fn arg(op: &'static str, code: u32, x: &Tensor, axes: &[usize], keep_dims: bool)
     if layout.n_reduced == 0 {
         return Err(nothing(op, x, axes));
     }
-    let (n_parts, k_each) = split(runtime, n_out, layout.n_reduced, usize::MAX / 8);
+    let (n_parts, k_each) = split(runtime, n_out, layout.n_reduced, LOOP_ROUNDS / 2);
     let acc = accumulator(x.dtype());
     let values = Tensor::empty(runtime, &[n_out, n_parts], acc)?;
     let places = Tensor::empty(runtime, &[n_out, n_parts], DType::U32)?;

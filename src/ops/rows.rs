@@ -34,6 +34,27 @@ impl RowVariant {
         }
     }
 
+    /// The variant for rows of `n_cols` elements, where an invocation on its own would go `rounds_alone` loop rounds: long
+    /// rows are shared on adapters that cut long loops short.
+    pub(crate) fn choose_within(profile: &DeviceProfile, n_cols: usize, rounds_alone: usize) -> Self {
+        match Self::choose(profile, n_cols) {
+            Self::Invocation if rounds_alone <= profile.loop_rounds() => Self::Invocation,
+            Self::Invocation if profile.features.subgroup => Self::Subgroup,
+            Self::Invocation => Self::Group,
+            shared => shared,
+        }
+    }
+
+    /// Loop rounds of an invocation that goes `alone` rounds on its own, or reads a row of `n_cols` elements `quarters` / 4
+    /// times one by one with others.
+    pub(crate) fn rounds(self, n_cols: usize, alone: usize, quarters: usize) -> usize {
+        match self {
+            Self::Invocation => alone,
+            // Joining takes a round for each subgroup, or each halving.
+            Self::Group | Self::Subgroup => (quarters * n_cols).div_ceil(4 * shared_size(n_cols) as usize) + 256,
+        }
+    }
+
     /// Size and number of workgroups: invocations that work alone, or a workgroup for each of `n_threads` rows of
     /// `n_cols` elements.
     pub(crate) fn grid(self, runtime: &Runtime, n_threads: usize, n_cols: usize) -> (u32, u64) {

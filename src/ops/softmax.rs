@@ -84,7 +84,9 @@ fn rows_like(op: &'static str, code: u32, variant: Option<RowVariant>, x: &Tenso
         return Ok(out);
     }
     let runtime = x.runtime();
-    let variant = variant.unwrap_or_else(|| RowVariant::choose(runtime.profile(), n_cols));
+    // A row is read twice, sixteen at a time; in fours or not, one row or up to four are an invocation's.
+    let alone = if n_cols.is_multiple_of(4) { n_cols / 8 + 16 } else { n_rows.min(4) * (n_cols / 8 + 16) };
+    let variant = variant.unwrap_or_else(|| RowVariant::choose_within(runtime.profile(), n_cols, alone));
     let (kernel, n_threads) = match variant {
         RowVariant::Invocation if n_cols.is_multiple_of(4) => (&SOFTMAX_VEC4_FWD, n_rows),
         RowVariant::Invocation => (&SOFTMAX_ROWS_FWD, n_rows.div_ceil(4)),
@@ -99,6 +101,7 @@ fn rows_like(op: &'static str, code: u32, variant: Option<RowVariant>, x: &Tenso
         .bind([x.binding(), out.binding()])
         .params(&SoftmaxParams { n_rows: n_rows as u32, n_cols: n_cols as u32 })
         .groups(groups)
+        .rounds(variant.rounds(n_cols, alone, 5))
         .cost(5 * x.len() as u64, 2 * (x.len() * x.dtype().bytes()) as u64)
         .run()?;
     Ok(out)
@@ -107,7 +110,8 @@ fn rows_like(op: &'static str, code: u32, variant: Option<RowVariant>, x: &Tenso
 /// Softmax over the last axis: `[.., n]` to the same shape, each row summing to 1.
 ///
 /// # Errors
-/// [`Error::Shape`] if `x` has no axis, [`Error::DType`] if it is not a float tensor.
+/// [`Error::Shape`] if `x` has no axis, [`Error::DType`] if it is not a float tensor, [`Error::Limit`] on software
+/// adapters for rows of more than thirteen million elements.
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
     rows_like("softmax", 0, None, x)
 }
@@ -155,7 +159,8 @@ fn loss(
     if out.is_empty() {
         return Ok(out);
     }
-    let variant = variant.unwrap_or_else(|| RowVariant::choose(runtime.profile(), n_cols));
+    let alone = n_cols / 16 + 8;
+    let variant = variant.unwrap_or_else(|| RowVariant::choose_within(runtime.profile(), n_cols, alone));
     let kernel = match variant {
         RowVariant::Invocation => &LOSS_ROWS_FWD,
         RowVariant::Group => &LOSS_GROUP_FWD,
@@ -169,6 +174,7 @@ fn loss(
         .bind([x.binding(), labels.unwrap_or(&x).binding(), out.binding()])
         .params(&LossParams { n_rows: n_rows as u32, n_cols: n_cols as u32, smoothing })
         .groups(groups)
+        .rounds(variant.rounds(n_cols, alone, 1))
         .cost(4 * x.len() as u64, (x.len() * x.dtype().bytes() + 8 * n_rows) as u64)
         .run()?;
     Ok(out)

@@ -189,6 +189,13 @@ impl DeviceProfile {
         self.kind == "cpu" || name.contains("llvmpipe") || name.contains("swiftshader")
     }
 
+    /// Rounds that one invocation may go in all its loops together: [`super::LOOP_ROUNDS`] on software adapters, no limit
+    /// elsewhere.
+    #[must_use]
+    pub fn loop_rounds(&self) -> usize {
+        if self.is_software() { super::LOOP_ROUNDS } else { usize::MAX }
+    }
+
     /// The subgroup size, if the adapter only ever uses one.
     #[must_use]
     pub fn fixed_subgroup(&self) -> Option<u32> {

@@ -41,6 +41,7 @@ pub(crate) struct Launch<'a> {
     bindings: Vec<Binding>,
     params: &'a [u8],
     groups: u64,
+    rounds: usize,
     flops: u64,
     bytes: u64,
 }
@@ -56,6 +57,7 @@ impl Runtime {
             bindings: Vec::new(),
             params: &[],
             groups: 0,
+            rounds: 0,
             flops: 0,
             bytes: 0,
         }
@@ -107,6 +109,14 @@ impl<'a> Launch<'a> {
         self
     }
 
+    /// Rounds that one invocation goes in all its loops together, at most, one more for each loop it leaves; said where
+    /// they grow with the data. Refused
+    /// on adapters that would cut them short.
+    pub(crate) fn rounds(mut self, rounds: usize) -> Self {
+        self.rounds = rounds;
+        self
+    }
+
     /// What the launch costs: floating-point operations, and bytes that must cross memory.
     pub(crate) fn cost(mut self, flops: u64, bytes: u64) -> Self {
         self.flops = flops;
@@ -121,6 +131,15 @@ impl<'a> Launch<'a> {
             return Ok(());
         }
         inner.check_lost()?;
+        let limit = inner.profile.loop_rounds();
+        if self.rounds > limit {
+            return Err(Error::Limit {
+                what: format!("loop rounds of {}", self.kernel.label()),
+                asked: self.rounds as u64,
+                limit: limit as u64,
+                adapter: inner.profile.name.clone(),
+            });
+        }
         let broken = |message: String| Error::Kernel { kernel: self.kernel.label(), message };
         if self.bindings.len() != self.kernel.binds.len() || self.params.len() != self.kernel.params_bytes {
             return Err(broken(format!(

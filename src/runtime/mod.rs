@@ -26,7 +26,7 @@ use std::time::Duration;
 pub const PARAMS_BYTES: u32 = 64;
 
 /// Rounds that one invocation may go in all its loops together. Mesa's software adapters end every loop past that without
-/// a word, so kernels split longer walks.
+/// a word, so kernels split longer walks. The round that finds a loop at its end counts, too.
 pub const LOOP_ROUNDS: usize = 65_535;
 
 /// How a runtime is opened.

@@ -334,6 +334,11 @@ fn what_a_variant_cannot_do_is_refused() {
         let x = Tensor::zeros(&runtime, &[8000, 1, 63], DType::F32).unwrap();
         let error = attention(&x, &x, &x, &long, &options).unwrap_err();
         assert!(matches!(error, Error::Limit { .. }), "{error}");
+        // Three loops for each key, each left once.
+        let (one, keys) = (Offsets::equal(&runtime, 1, 1).unwrap(), Offsets::equal(&runtime, 1, 12_000).unwrap());
+        let [q, k] = [1, 12_000].map(|n| Tensor::zeros(&runtime, &[n, 1, 3], DType::F32).unwrap());
+        let error = cross_attention(&q, &k, &k, (&one, &keys), &options).unwrap_err();
+        assert!(matches!(error, Error::Limit { .. }), "{error}");
     }
 }
 

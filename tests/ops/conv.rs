@@ -290,3 +290,16 @@ fn variants_take_the_shapes_they_are_made_for() {
     let refused = conv2d_with(Variant::Registers, &x.unwrap(), &w.unwrap(), None, None, &SAME, Act::None);
     assert!(matches!(refused, Err(Error::Feature { .. })));
 }
+
+#[test]
+fn windows_too_large_for_a_loop_are_refused() {
+    let Some(runtime) = runtime() else { return };
+    let zeros = |shape: &[usize]| Tensor::zeros(&runtime, shape, DType::F32).unwrap();
+    let (x, w) = (zeros(&[1, 1, 2, 70_000]), zeros(&[1, 1, 70_000, 3]));
+    let out = conv2d(&x, &w, None, &Conv2d { stride: [1, 2], ..Conv2d::default() }, Act::None);
+    if runtime.profile().is_software() {
+        assert!(matches!(out, Err(Error::Limit { limit: 65_535, .. })), "{out:?}");
+    } else {
+        assert!(out.is_ok(), "{out:?}");
+    }
+}

@@ -5,7 +5,7 @@ use crate::support::runtime;
 use leanvision::ops::norm::{RowNorm, batch_norm, group_norm, layer_norm, rms_norm, row_norm_with};
 use leanvision::ops::{Act, RowVariant};
 use leanvision::reference::{Array, elementwise::act, elementwise::map, norm as reference};
-use leanvision::{DType, Tensor};
+use leanvision::{DType, Error, Tensor};
 
 // Rows of every remainder by 4, fewer and more than a workgroup's invocations, numbers of rows of every remainder by 4.
 const SHAPES: &[Shapes] = &[
@@ -63,6 +63,36 @@ fn row_norms_match_the_reference() {
         .tolerance(TOLERANCE)
         .f16(Tolerance::F16),
     ]);
+}
+
+#[test]
+fn long_rows_lose_no_element() {
+    // More than one invocation of a software adapter goes rounds: one by one, and four at a time.
+    const LONG: &[Shapes] = &[&[&[2, 40_001], &[40_001], &[40_001]], &[&[1, 400_000], &[400_000], &[400_000]]];
+    rows([
+        row(
+            "layer_norm",
+            LONG,
+            -3.0..3.0,
+            |x| layer_norm(&x[0], Some(&x[1]), Some(&x[2]), EPS),
+            |x| reference::layer_norm(&x[0], Some(&x[1]), Some(&x[2]), EPS_64),
+        )
+        .tolerance(TOLERANCE),
+        row(
+            "rms_norm",
+            LONG,
+            -3.0..3.0,
+            |x| rms_norm(&x[0], Some(&x[1]), EPS),
+            |x| reference::rms_norm(&x[0], Some(&x[1]), EPS_64),
+        )
+        .tolerance(TOLERANCE),
+    ]);
+    let Some(runtime) = runtime() else { return };
+    if runtime.profile().is_software() {
+        let x = Tensor::zeros(&runtime, &[1, 40_001], DType::F32).unwrap();
+        let alone = row_norm_with(Some(RowVariant::Invocation), RowNorm::Rms, &x, None, None, EPS);
+        assert!(matches!(alone, Err(Error::Limit { asked: 80_010, limit: 65_535, .. })), "{alone:?}");
+    }
 }
 
 #[test]

@@ -334,3 +334,14 @@ fn equal_extremes_share_the_gradient() {
     let gradients = max(&x, &[0], false).unwrap().backward().unwrap();
     assert_eq!(gradients.of(&x).unwrap().to_vec::<f32>().unwrap(), [0.0, 0.5, 0.5, 0.0]);
 }
+
+#[test]
+fn places_at_the_end_of_long_rows_are_found() {
+    // So many rows that each is one invocation's, so long that a software adapter cuts a loop over one short.
+    let Some(runtime) = runtime() else { return };
+    let n = 70_001;
+    let mut data = vec![0.0_f32; n];
+    data[n - 1] = 1.0;
+    let x = Tensor::from_slice(&runtime, &data, &[1, n]).unwrap().broadcast_to(&[300, n]).unwrap();
+    assert_eq!(argmax(&x, &[1], false).unwrap().to_vec::<u32>().unwrap(), vec![n as u32 - 1; 300]);
+}

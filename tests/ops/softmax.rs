@@ -63,6 +63,24 @@ fn softmax_matches_the_reference() {
 }
 
 #[test]
+fn long_rows_lose_no_element() {
+    // More than one invocation of a software adapter goes rounds: a row of fours, four rows of others, a sum alone.
+    const LONG: &[Shapes] = &[&[&[1, 600_000]], &[&[4, 140_003]]];
+    const SUMS: &[Shapes] = &[&[&[1, 1_100_003]]];
+    rows([
+        row("softmax", LONG, -30.0..30.0, |x| softmax(&x[0]), |x| reference::softmax(&x[0])).tolerance(TOLERANCE),
+        row("log_softmax", LONG, -30.0..30.0, |x| log_softmax(&x[0]), |x| reference::log_softmax(&x[0])).tolerance(LOG),
+        row("log_sum_exp", SUMS, -9.0..9.0, |x| log_sum_exp(&x[0]), |x| reference::log_sum_exp(&x[0])).tolerance(LOG),
+    ]);
+    let Some(runtime) = runtime() else { return };
+    let x = values(SUMS[0][0], &(-9.0..9.0), DType::F32, 3);
+    let labels = Tensor::from_slice(&runtime, &[1_000_001_u32], &[1]).unwrap();
+    let loss = cross_entropy(&upload(&runtime, &x, DType::F32).unwrap(), &labels, 0.1).unwrap();
+    let want = reference::cross_entropy(&x, &[1_000_001], 0.1);
+    compare(&download(&loss).unwrap(), &want.data, Tolerance { atol: 2e-5, rtol: 1e-6, allowed: 0 }).unwrap();
+}
+
+#[test]
 fn every_softmax_variant_matches_the_reference() {
     let Some(runtime) = runtime() else { return };
     for variant in variants(&runtime) {
