@@ -1,4 +1,4 @@
-// Pooling over windows of images [n, h, w, c] to [n, ho, wo, c], and over whole images to [n, c].
+// Pooling over windows of images [n, h, w, c] to [n, ho, wo, c].
 // Plain kernels compute one element per invocation; the others four channels, of windows four neighbours of a row.
 //   max   out = max over the window's pixels in the image; NaN wins, as in PyTorch
 //   avg   out = sum over the window's pixels in the image / (pixels of the window, or those in the image)
@@ -148,58 +148,4 @@ fn pool_put(at: u32, sum: vec4<f32>, count: f32) {
     } else {
         pool_out4[at] = Elem4(sum / count);
     }
-}
-
-// ---- whole images: one invocation per image and channel ----
-struct GlobalAvgParams { n_out: u32, h: u32, w: u32, c: u32 }
-@group(0) @binding(0) var<storage, read> global_avg_x: array<Elem>;
-@group(0) @binding(1) var<storage, read_write> global_avg_out: array<Elem>;
-var<immediate> global_avg_params: GlobalAvgParams;
-
-@compute @workgroup_size(WG_SIZE)
-fn global_avg_plain_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
-                        @builtin(local_invocation_index) local: u32) {
-    let p = global_avg_params;
-    let i = thread_id(group, n_groups, local, WG_SIZE);
-    if i >= p.n_out {
-        return;
-    }
-    var at = i / p.c * p.h * p.w * p.c + i % p.c;
-    // Row sums first: rounding grows with h + w, not with h w.
-    var sum = 0.0;
-    for (var y = 0u; y < p.h; y++) {
-        var row = 0.0;
-        for (var x = 0u; x < p.w; x++) {
-            row += f32(global_avg_x[at]);
-            at += p.c;
-        }
-        sum += row;
-    }
-    global_avg_out[i] = Elem(sum / f32(p.h * p.w));
-}
-
-// ---- four channels of an image ----
-@group(0) @binding(0) var<storage, read> global_avg_x4: array<Elem4>;
-@group(0) @binding(1) var<storage, read_write> global_avg_out4: array<Elem4>;
-
-@compute @workgroup_size(WG_SIZE)
-fn global_avg_vec4_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
-                       @builtin(local_invocation_index) local: u32) {
-    let p = global_avg_params;
-    let i = thread_id(group, n_groups, local, WG_SIZE);
-    if i >= p.n_out / 4u {
-        return;
-    }
-    let c4 = p.c / 4u;
-    var at = i / c4 * p.h * p.w * c4 + i % c4;
-    var sum = vec4<f32>(0.0);
-    for (var y = 0u; y < p.h; y++) {
-        var row = vec4<f32>(0.0);
-        for (var x = 0u; x < p.w; x++) {
-            row += vec4<f32>(global_avg_x4[at]);
-            at += c4;
-        }
-        sum += row;
-    }
-    global_avg_out4[i] = Elem4(sum / f32(p.h * p.w));
 }

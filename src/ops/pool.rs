@@ -1,9 +1,10 @@
 //! Pooling of images `[n, h, w, c]`: maximum and mean over windows, mean over whole images.
 
 use super::conv::Conv2d;
+use super::reduce;
 use crate::runtime::{
     Bind::{Read, Write},
-    Kernel,
+    Kernel, LOOP_ROUNDS,
 };
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -26,15 +27,6 @@ struct PoolParams {
     padding: u32,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct GlobalAvgParams {
-    n_out: u32,
-    h: u32,
-    w: u32,
-    c: u32,
-}
-
 const fn kernel(entry: &'static str) -> Kernel {
     Kernel::new("pool", entry, SOURCE, &[Read, Write]).types(&["Elem"], &[FLOATS])
 }
@@ -42,18 +34,17 @@ const fn kernel(entry: &'static str) -> Kernel {
 const OPS: &[(&str, &[u32])] = &[("OP", &[0, 1, 2])];
 const POOL_PLAIN_FWD: Kernel = kernel("pool_plain_fwd").params::<PoolParams>().overrides(OPS);
 const POOL_VEC4_FWD: Kernel = kernel("pool_vec4_fwd").params::<PoolParams>().overrides(OPS);
-const GLOBAL_AVG_PLAIN_FWD: Kernel = kernel("global_avg_plain_fwd").params::<GlobalAvgParams>();
-const GLOBAL_AVG_VEC4_FWD: Kernel = kernel("global_avg_vec4_fwd").params::<GlobalAvgParams>();
 
 /// The kernels of this family.
-pub const KERNELS: &[Kernel] = &[POOL_PLAIN_FWD, POOL_VEC4_FWD, GLOBAL_AVG_PLAIN_FWD, GLOBAL_AVG_VEC4_FWD];
+pub const KERNELS: &[Kernel] = &[POOL_PLAIN_FWD, POOL_VEC4_FWD];
 
 /// Largest element of each window, per channel: `[n, h, w, c]` to `[n, ho, wo, c]`. Padding never wins, NaN does, and
 /// rows and columns that no window reaches are left out. Pairs are height, width.
 ///
 /// # Errors
 /// [`Error::Shape`] unless `x` has four axes and the window fits the padded image, [`Error::Argument`] for a stride of
-/// 0 or a padding over half the window, [`Error::DType`] if `x` is not a float tensor.
+/// 0 or a padding over half the window, [`Error::DType`] if `x` is not a float tensor, [`Error::Limit`] on software
+/// adapters for windows more than twenty thousand pixels high.
 pub fn max_pool2d(x: &Tensor, kernel: [usize; 2], stride: [usize; 2], padding: [usize; 2]) -> Result<Tensor> {
     windows("max_pool2d", 0, x, kernel, stride, padding)
 }
@@ -79,24 +70,12 @@ pub fn avg_pool2d(
 /// [`Error::Shape`] unless `x` has four axes and at least one pixel, [`Error::DType`] if it is not a float tensor.
 pub fn global_avg_pool(x: &Tensor) -> Result<Tensor> {
     const OP: &str = "global_avg_pool";
-    let [n, h, w, c] = image(OP, x)?;
+    let [_, h, w, _] = image(OP, x)?;
     if h * w == 0 {
         return Err(Error::shape(OP, format!("x {:?} has no pixel to average", x.shape())));
     }
-    let x = x.contiguous()?;
-    let out = Tensor::empty(x.runtime(), &[n, c], x.dtype())?;
-    let params = GlobalAvgParams { n_out: out.len() as u32, h: h as u32, w: w as u32, c: c as u32 };
-    let (kernel, n) =
-        if c.is_multiple_of(4) { (&GLOBAL_AVG_VEC4_FWD, n * (c / 4)) } else { (&GLOBAL_AVG_PLAIN_FWD, n * c) };
-    x.runtime()
-        .launch(kernel)
-        .types(&[x.dtype()])
-        .bind([x.binding(), out.binding()])
-        .params(&params)
-        .groups((n as u64).div_ceil(WG_SIZE))
-        .cost(x.len() as u64, ((x.len() + out.len()) * x.dtype().bytes()) as u64)
-        .run()?;
-    Ok(out)
+    // Blocks of pixels by themselves, then their sums: more of the adapter at work, and no loop too long.
+    reduce::mean(x, &[1, 2], false)
 }
 
 fn image(op: &'static str, x: &Tensor) -> Result<[usize; 4]> {
@@ -120,6 +99,16 @@ fn windows(
     if (0..2).any(|axis| 2 * padding[axis] > kernel[axis]) {
         let given = format!("padding {padding:?} given, at most half of the window {kernel:?}");
         return Err(Error::argument(op, format!("{given} wanted, so that no window is empty")));
+    }
+    let rounds = kernel[0] * (kernel[1] + 2) + 1;
+    if rounds > LOOP_ROUNDS && kernel[1] > 1 {
+        // Columns of the window, then its rows: the same pixels in far fewer rounds.
+        let one = |x: &Tensor, along: [bool; 2]| {
+            let [kernel, stride, padding] = [(kernel, 1), (stride, 1), (padding, 0)]
+                .map(|(pair, none)| [0, 1].map(|i| if along[i] { pair[i] } else { none }));
+            windows(op, code, x, kernel, stride, padding)
+        };
+        return one(&one(x, [true, false])?, [false, true]);
     }
     let x = x.contiguous()?;
     let out = Tensor::empty(x.runtime(), &[n, ho, wo, c], x.dtype())?;
@@ -147,6 +136,7 @@ fn windows(
         .bind([x.binding(), out.binding()])
         .params(&params)
         .groups((n as u64).div_ceil(WG_SIZE))
+        .rounds(rounds)
         .cost((out.len() * kernel[0] * kernel[1]) as u64, ((x.len() + out.len()) * x.dtype().bytes()) as u64)
         .run()?;
     Ok(out)

@@ -78,6 +78,9 @@ fn whole_images_are_averaged() {
         &[&[3, 7, 7, 5]],
         &[&[1, 1, 1, 1]],
         &[&[2, 224, 224, 3]],
+        // More pixels than a loop of a software adapter goes rounds.
+        &[&[1, 260, 257, 4]],
+        &[&[2, 257, 260, 1]],
         &[&[0, 2, 2, 4]],
         &[&[1, 2, 3, 0]],
     ];
@@ -90,6 +93,31 @@ fn whole_images_are_averaged() {
     )
     .rtol(1e-5)
     .f16(Tolerance::F16)]);
+}
+
+#[test]
+fn large_windows_lose_no_pixel() {
+    const LARGE: &[Shapes] = &[&[&[1, 300, 290, 4]], &[&[1, 300, 290, 1]]];
+    let (kernel, stride, padding) = ([280, 270], [13, 7], [9, 3]);
+    let average = |counted| {
+        row(
+            "avg_pool2d",
+            LARGE,
+            -1.0..3.0,
+            move |x| avg_pool2d(&x[0], kernel, stride, padding, counted),
+            move |x| reference::avg_pool2d(&x[0], kernel, stride, padding, counted),
+        )
+        .rtol(1e-5)
+        .f16(Tolerance::F16)
+    };
+    let largest = row(
+        "max_pool2d",
+        LARGE,
+        -9.0..-1.0,
+        move |x| max_pool2d(&x[0], kernel, stride, padding),
+        move |x| reference::max_pool2d(&x[0], kernel, stride, padding),
+    );
+    rows([average(true), average(false), largest.rtol(0.0)]);
 }
 
 #[test]
