@@ -1,12 +1,11 @@
 //! Matrix products: batched, over any strides, with bias and activation in the same dispatch.
 
 use super::act::{ACT, Act};
-use super::elementwise::activate;
-use super::reduce;
+use super::{elementwise, reduce};
 use crate::autograd::{record, refuse, sum_to, wants};
 use crate::runtime::{
     Bind::{Read, Write},
-    Common, DeviceProfile, INDEX, Kernel,
+    Common, DeviceProfile, INDEX, Kernel, LOOP_ROUNDS,
 };
 use crate::tensor::{DType, Tensor, broadcast, collapse};
 use crate::{Error, Result};
@@ -39,6 +38,12 @@ struct MatmulParams {
     stride_b_batch: [u32; 2],
     bias: u32,
 }
+
+/// Loop rounds of an invocation besides those over the inner axis, at most.
+const OTHER_ROUNDS: usize = 1023;
+
+/// Partial sums that a product is cut into for speed, at most.
+const PARTIAL_SUMS: usize = 1 << 22;
 
 /// Override constants and the values in use.
 type Overrides = &'static [(&'static str, &'static [u32])];
@@ -180,6 +185,17 @@ impl Variant {
             Self::Tiled64 => (64, 64),
             Self::Tiled128 => (128, 128),
             Self::Vector | Self::VectorShared => (1, 32),
+        }
+    }
+
+    /// Rounds of an invocation's loops for 64 inner indices.
+    fn rounds_of_64(self) -> usize {
+        match self {
+            Self::Plain => 64,
+            // 16 inner indices take one round each, staging the operands up to two, and leaving each loop one more.
+            Self::Tiled64 | Self::Tiled128 => 4 * (16 + 2 + 3),
+            Self::VectorShared => 1,
+            _ => 16,
         }
     }
 
@@ -351,9 +367,83 @@ impl Product {
             ])
             .params(&params)
             .groups(variant.groups(n_batch, m, n))
+            .rounds((params.n_inner as usize).div_ceil(64) * variant.rounds_of_64() + OTHER_ROUNDS)
             .cost(2 * n_batch * m * n * u64::from(params.n_inner), bytes)
             .run()?;
         Ok(out)
+    }
+
+    /// Inner indices to sum at a time: all of them, or fewer where a loop would be too long and, for `speed`, where long
+    /// panels of the operands would not stay in a cache or few results leave most of the adapter idle.
+    fn part(&self, variant: Variant, speed: bool) -> usize {
+        let (p, k) = (&self.params, self.params.n_inner as usize);
+        let longest = (LOOP_ROUNDS - OTHER_ROUNDS) / variant.rounds_of_64() * 64;
+        let n_groups = variant.groups(p.n_batch.into(), p.n_rows.into(), p.n_cols.into()).max(1) as usize;
+        let n_results = p.n_batch as usize * p.n_rows as usize * p.n_cols as usize;
+        let wanted = match (speed, self.a.runtime().profile().is_software()) {
+            (false, _) => 1,
+            // A panel of 64 columns of 1024 numbers is half of a core's cache.
+            (true, true) if k >= 2048 => k.div_ceil(1024),
+            (true, true) => 1,
+            // Parts of 512 or more, so that the second pass stays small.
+            (true, false) => (256 / n_groups).min(k / 512),
+        };
+        let n_parts = wanted.min(PARTIAL_SUMS / n_results.max(1)).max(k.div_ceil(longest)).max(1);
+        if n_parts == 1 { k } else { k.div_ceil(n_parts).next_multiple_of(16) }
+    }
+
+    /// Partial sums over `part` inner indices each, as more matrices of a batch, then their sum in fixed order.
+    fn run_in_parts(mut self, variant: Variant, part: usize) -> Result<Tensor> {
+        if self.params.n_batch_inner != self.params.n_batch {
+            self = self.side_by_side()?;
+        }
+        let Self { a, b, bias, act, out, params: p } = self;
+        let (n_batch, n_results) = (p.n_batch as usize, p.n_rows as usize * p.n_cols as usize);
+        let sums = |first: u32, n_parts: u32, part: u32| {
+            let params = MatmulParams {
+                n_batch: p.n_batch * n_parts,
+                n_batch_inner: n_parts,
+                n_inner: part,
+                base_a: p.base_a + first * p.stride_a_inner,
+                base_b: p.base_b + first * p.stride_b_inner,
+                stride_a_batch: [p.stride_a_batch[1], part * p.stride_a_inner],
+                stride_b_batch: [p.stride_b_batch[1], part * p.stride_b_inner],
+                bias: 0,
+                ..p
+            };
+            let out = Tensor::empty(a.runtime(), &[n_batch, n_parts as usize, n_results], a.dtype())?;
+            let parts = Self { a: a.clone(), b: b.clone(), bias: None, act: Act::None, out, params }.run(variant)?;
+            reduce::sum(&parts, &[1], false)
+        };
+        let (n_parts, part) = (p.n_inner / part as u32, part as u32);
+        let mut sum = sums(0, n_parts, part)?;
+        let rest = p.n_inner - n_parts * part;
+        if rest > 0 {
+            sum = elementwise::add(&sum, &sums(n_parts * part, 1, rest)?)?;
+        }
+        let sum = sum.reshape(out.shape())?;
+        match bias {
+            Some(bias) => elementwise::add_act(&sum, &bias, act),
+            None => elementwise::activate(&sum, act),
+        }
+    }
+
+    /// The same with copies of the operands whose batch is one axis.
+    fn side_by_side(self) -> Result<Self> {
+        let (a, b, p) = (self.a.contiguous()?, self.b.contiguous()?, self.params);
+        let params = MatmulParams {
+            n_batch_inner: p.n_batch,
+            base_a: a.binding_from().1,
+            base_b: b.binding_from().1,
+            stride_a_row: p.n_inner,
+            stride_a_inner: 1,
+            stride_b_inner: p.n_cols,
+            stride_b_col: 1,
+            stride_a_batch: [0, p.n_rows * p.n_inner],
+            stride_b_batch: [0, p.n_inner * p.n_cols],
+            ..p
+        };
+        Ok(Self { a, b, params, ..self })
     }
 
     /// The variant expected to be fastest, without trying.
@@ -432,9 +522,7 @@ fn readable(a: &Tensor, b: &Tensor, act: Act) -> Result<(Tensor, Tensor)> {
 pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     const OP: &str = "matmul";
     let [a_in, b_in] = [a.detach(), b.detach()];
-    let product = Product::new(OP, &a_in, &b_in, None, Act::None)?;
-    let variant = product.choose();
-    let out = product.run(variant)?;
+    let out = product(OP, None, &a_in, &b_in, None, Act::None)?;
     Ok(record(OP, out, [a, b], move |d, [wants_a, wants_b]| {
         let d_a = wants_a.then(|| sum_to(&matmul(d, &b_in.transpose()?)?, a_in.shape())).transpose()?;
         let d_b = wants_b.then(|| weight_gradient(&a_in, d, b_in.shape())).transpose()?;
@@ -454,6 +542,30 @@ fn weight_gradient(a: &Tensor, d: &Tensor, shape: &[usize]) -> Result<Tensor> {
     sum_to(&matmul(&a.transpose()?, d)?, shape)
 }
 
+/// One dispatch, or long sums in parts.
+fn product(
+    op: &'static str,
+    variant: Option<Variant>,
+    a: &Tensor,
+    b: &Tensor,
+    bias: Option<&Tensor>,
+    act: Act,
+) -> Result<Tensor> {
+    let whole = Product::new(op, a, b, bias, act)?;
+    let chosen = variant.unwrap_or_else(|| whole.choose());
+    let part = whole.part(chosen, variant.is_none());
+    if part == whole.params.n_inner as usize {
+        return whole.run(chosen);
+    }
+    if a.dtype() == DType::F32 {
+        return whole.run_in_parts(chosen, part);
+    }
+    // Partial sums are f32.
+    let wide = |x: &Tensor| elementwise::cast(x, DType::F32);
+    let out = product(op, variant, &wide(a)?, &wide(b)?, bias.map(wide).transpose()?.as_ref(), act)?;
+    elementwise::cast(&out, a.dtype())
+}
+
 /// `act(x w + bias)` in one dispatch: `x` `[.., k]`, `w` `[k, n]`, `bias` `[n]` to `[.., n]`.
 ///
 /// # Errors
@@ -461,7 +573,7 @@ fn weight_gradient(a: &Tensor, d: &Tensor, shape: &[usize]) -> Result<Tensor> {
 pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, act: Act) -> Result<Tensor> {
     let wanted = wants(&[x, w, bias.unwrap_or(x)]);
     if wanted && !act.is_by_result() {
-        return activate(&linear(x, w, bias, Act::None)?, act);
+        return elementwise::activate(&linear(x, w, bias, Act::None)?, act);
     }
     let (x_in, w_in) = (x.detach(), w.detach());
     let out = linear_as(None, &x_in, &w_in, bias.map(Tensor::detach).as_ref(), act)?;
@@ -490,7 +602,7 @@ pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, act: Act) -> Result
 /// As [`matmul`], and [`Error::Feature`] if the adapter lacks what the variant needs.
 pub fn matmul_with(variant: Variant, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     refuse("matmul_with", &[a, b])?;
-    Product::new("matmul", a, b, None, Act::None)?.run(variant)
+    product("matmul", Some(variant), a, b, None, Act::None)
 }
 
 /// [`linear`] by one variant, for tests and benchmarks.
@@ -519,7 +631,5 @@ fn linear_as(variant: Option<Variant>, x: &Tensor, w: &Tensor, bias: Option<&Ten
     let shape = [front, &[n]].concat();
     // A row vector is a matrix of one row.
     let x = if front.is_empty() { x.unsqueeze(0)? } else { x.clone() };
-    let product = Product::new(OP, &x, w, bias, act)?;
-    let variant = variant.unwrap_or_else(|| product.choose());
-    product.run(variant)?.reshape(&shape)
+    product(OP, variant, &x, w, bias, act)?.reshape(&shape)
 }

@@ -186,6 +186,12 @@ fn results_repeat_bit_for_bit() {
         };
         assert!(bits() == bits(), "{variant:?}");
     }
+    let a = upload(&runtime, &self::values(&[20_000, 16], &(-1.0..1.0), DType::F32, 3), DType::F32).unwrap();
+    let bits = || -> Vec<u32> {
+        let out = matmul::matmul(&a.transpose().unwrap(), &a).unwrap().to_vec::<f32>().unwrap();
+        out.into_iter().map(f32::to_bits).collect()
+    };
+    assert!(bits() == bits(), "a sum in parts");
 }
 
 #[test]
@@ -246,4 +252,53 @@ fn gradients_match_differences() {
         .grad(&[0, 1, 2], Tolerance::F32)
     };
     rows([both(SMALL), both(BATCHED), linear(Act::None), linear(Act::Tanh), linear(Act::Gelu)]);
+}
+
+/// Long sums of few results: partial sums reach about 200, so each addition is off by up to 1e-5, at random over 300,000
+/// of them at most; a lost part of the sum is off by whole numbers.
+const LONG: Tolerance = Tolerance { atol: 3e-3, rtol: 0.0, allowed: 0 };
+const LONG_F16: Tolerance = Tolerance { atol: 3e-3, rtol: 2e-3, allowed: 0 };
+
+#[test]
+fn long_sums_lose_no_part() {
+    // Past what software adapters let a loop go: four at a time, with a rest, one by one, and through tiles.
+    const FOURS: &[Shapes] = &[&[&[4, 280_000], &[280_000, 4]], &[&[3, 270_001], &[270_001, 2]]];
+    const LINES: &[Shapes] = &[&[&[1, 300_000], &[300_000, 1]]];
+    const SINGLES: &[Shapes] = &[&[&[2, 1, 2, 70_003], &[3, 70_003, 2]], &[&[2, 2, 70_000], &[2, 70_000, 3]]];
+    const TILES: &[Shapes] = &[&[&[2, 56_004], &[56_004, 4]]];
+    let long = |variant, cases| product(variant, cases).tolerance(LONG);
+    rows([FOURS, LINES, SINGLES].map(|cases| long(None, cases).f16(LONG_F16)));
+    rows(variants(false).into_iter().chain(variants(true)).map(|v| {
+        long(
+            Some(v),
+            match v {
+                Variant::Plain => SINGLES,
+                Variant::Tiled64 | Variant::Tiled128 => TILES,
+                Variant::Vector | Variant::VectorShared => LINES,
+                _ => FOURS,
+            },
+        )
+        .no_views()
+    }));
+    const BIASED: &[Shapes] = &[&[&[3, 270_000], &[270_000, 4], &[4]]];
+    rows([linear(None, Act::Relu, true, BIASED).tolerance(LONG).f16(LONG_F16)]);
+}
+
+#[test]
+fn long_sums_over_rows_of_both_operands() {
+    // a transposed, [k, m], as for the gradient of a weight.
+    const STORED: &[Shapes] =
+        &[&[&[270_000, 4], &[270_000, 4]], &[&[70_000, 16], &[70_000, 16]], &[&[10_007, 33], &[10_007, 9]]];
+    let flip = |x: &reference::Array| {
+        reference::Array::from_fn(&[x.shape[1], x.shape[0]], |index| x.at(&[index[1], index[0]]))
+    };
+    rows([row(
+        "matmul of a transposed",
+        STORED,
+        -1.0..1.0,
+        |x| matmul::matmul(&x[0].transpose()?, &x[1]),
+        move |x| reference::matmul::matmul(&flip(&x[0]), &x[1]),
+    )
+    .tolerance(LONG)
+    .f16(LONG_F16)]);
 }

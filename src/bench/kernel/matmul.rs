@@ -23,6 +23,9 @@ const SHAPES: &[(usize, usize, usize, usize, bool)] = &[
     (1, 1000, 768, 1, false),
 ];
 
+/// `a` stored `[k, m]`, times `[k, n]`, as for the gradient of a weight: k, m, n.
+const GRADIENTS: &[(usize, usize, usize)] = &[(131_072, 16, 16), (65_536, 64, 64), (65_536, 144, 16), (8192, 192, 768)];
+
 /// Element `i` of the product in row-major order.
 fn element(a: &Array, b: &Array, i: usize) -> f64 {
     let [_, m, k] = a.shape[..] else { return f64::NAN };
@@ -63,6 +66,19 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
             };
             Variant::ALL.iter().copied().filter(fits).for_each(|v| add(Some(v)));
         }
+    }
+    let gradients = if level == Level::Quick { &GRADIENTS[..1] } else { GRADIENTS };
+    for (i, &(k, m, n)) in gradients.iter().enumerate() {
+        let ((a, ra), (b, rb)) =
+            (noise(runtime, &[k, m], 60 + 2 * i as u64)?, noise(runtime, &[k, n], 61 + 2 * i as u64)?);
+        let want = move |i: usize| (0..k).map(|l| ra.data[l * m + i / n] * rb.data[l * n + i % n]).sum();
+        let check = move |out: &Tensor| Ok(spot(&out.to_vec()?, 50, &want));
+        // Partial sums of some hundreds.
+        cases.push(
+            Case::new("matmul/transposed a", format!("{m}x{k}x{n}"), move || matmul(&a.transpose()?, &b), check)
+                .cost(2 * (m * k * n) as u64, 4 * (k * (m + n) + m * n) as u64)
+                .tolerance(2e-3),
+        );
     }
     for act in [Act::None, Act::Gelu] {
         let (m, k, n) = (788, 192, 768);
