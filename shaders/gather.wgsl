@@ -5,6 +5,8 @@
 //   bilinear  out[n, y, x, :] = the four pixels of x about the source point, by their distances
 //   nearest   out[n, y, x, :] = x[n, floor(y scale_y), floor(x scale_x), :]
 //   one_hot   out[i, c] = c == ids[i] ? 1 : 0
+// and backward, of the gradient d of a resized image along one axis:
+//   resize    d_x[o, i, :] = sum over j of d[o, j, :] times the weight with which output j read pixel i
 // Rows are copied in units: four words, a word or an f16, whichever divides every length and start. 2^lanes_log2
 // neighbouring invocations share a row and step over it together, so that index arithmetic, with its divisions, is paid
 // once for several units. Bytes that fill no word are put together by one invocation per word of the output.
@@ -316,6 +318,23 @@ fn resize_pixel(pixel: u32) -> vec3<u32> {
     return vec3<u32>(n, r - n * p.h_out, pixel - r * p.w_out);
 }
 
+// The two pixels of an axis that an output lies between, and its distance from the first.
+struct Between {
+    first: u32,
+    second: u32,
+    part: f32,
+}
+
+fn between(i: u32, scale: f32, centre: f32, n_in: u32) -> Between {
+    let at = max((f32(i) + centre) * scale - centre, 0.0);
+    let first = min(u32(at), n_in - 1u);
+    return Between(first, min(first + 1u, n_in - 1u), at - f32(first));
+}
+
+fn nearest_of(i: u32, scale: f32, n_in: u32) -> u32 {
+    return min(u32(f32(i) * scale), n_in - 1u);
+}
+
 struct Corners {
     at: vec4<u32>,       // starts of the four pixels, row by row
     weight: vec4<f32>,
@@ -324,17 +343,13 @@ struct Corners {
 fn resize_corners(pixel: u32) -> Corners {
     let p = resize_params;
     let i = resize_pixel(pixel);
-    let y = max((f32(i.y) + p.centre) * p.scale_y - p.centre, 0.0);
-    let x = max((f32(i.z) + p.centre) * p.scale_x - p.centre, 0.0);
-    let y_0 = min(u32(y), p.h_in - 1u);
-    let x_0 = min(u32(x), p.w_in - 1u);
-    let y_1 = min(y_0 + 1u, p.h_in - 1u);
-    let x_1 = min(x_0 + 1u, p.w_in - 1u);
-    let b = y - f32(y_0);
-    let a = x - f32(x_0);
-    let r_0 = (i.x * p.h_in + y_0) * p.w_in;
-    let r_1 = (i.x * p.h_in + y_1) * p.w_in;
-    return Corners(vec4<u32>(r_0 + x_0, r_0 + x_1, r_1 + x_0, r_1 + x_1) * p.n_channels,
+    let y = between(i.y, p.scale_y, p.centre, p.h_in);
+    let x = between(i.z, p.scale_x, p.centre, p.w_in);
+    let b = y.part;
+    let a = x.part;
+    let r_0 = (i.x * p.h_in + y.first) * p.w_in;
+    let r_1 = (i.x * p.h_in + y.second) * p.w_in;
+    return Corners(vec4<u32>(r_0 + x.first, r_0 + x.second, r_1 + x.first, r_1 + x.second) * p.n_channels,
                    vec4<f32>((1.0 - b) * (1.0 - a), (1.0 - b) * a, b * (1.0 - a), b * a));
 }
 
@@ -378,8 +393,8 @@ fn bilinear_vec4_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workg
 fn nearest_start(pixel: u32) -> u32 {
     let p = resize_params;
     let i = resize_pixel(pixel);
-    let y = min(u32(f32(i.y) * p.scale_y), p.h_in - 1u);
-    let x = min(u32(f32(i.z) * p.scale_x), p.w_in - 1u);
+    let y = nearest_of(i.y, p.scale_y, p.h_in);
+    let x = nearest_of(i.z, p.scale_x, p.w_in);
     return ((i.x * p.h_in + y) * p.w_in + x) * p.n_channels;
 }
 
@@ -443,4 +458,79 @@ fn one_hot_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
         }
     }
     one_hot_out[thread] = values;
+}
+
+// ---- resize backward, one axis: one invocation per unit of the gradient ----
+struct ResizeAxisParams {
+    n_units: u32,    // of the output: vec4 or elements
+    n_in: u32,       // pixels of the resized image's source along the axis
+    n_out: u32,      // and of the image
+    n_inner: u32,    // units of a pixel
+    scale: f32, centre: f32,
+    nearest: u32,    // 0: between two pixels
+}
+@group(0) @binding(0) var<storage, read> resize_d: array<Elem>;              // [n_outer, n_out, n_inner]
+@group(0) @binding(0) var<storage, read> resize_d4: array<Elem4>;
+@group(0) @binding(1) var<storage, read_write> resize_d_x: array<Elem>;      // [n_outer, n_in, n_inner]
+@group(0) @binding(1) var<storage, read_write> resize_d_x4: array<Elem4>;
+var<immediate> resize_axis_params: ResizeAxisParams;
+
+// The weight of pixel i in output j.
+fn weight_of(i: u32, j: u32) -> f32 {
+    let p = resize_axis_params;
+    if p.nearest != 0u {
+        return f32(nearest_of(j, p.scale, p.n_in) == i);
+    }
+    let at = between(j, p.scale, p.centre, p.n_in);
+    return select(0.0, 1.0 - at.part, at.first == i) + select(0.0, at.part, at.second == i);
+}
+
+// All outputs that read pixel i, and some that do not: those less than a pixel away, and one more for rounding.
+fn readers_of(i: u32) -> vec2<u32> {
+    let p = resize_axis_params;
+    let low = (f32(i) - 1.0 + p.centre) / p.scale - p.centre - 1.0;
+    let high = (f32(i) + 1.0 + p.centre) / p.scale - p.centre + 2.0;
+    // What lies beyond an edge reads the pixel there. A scale of 0 is that of a single pixel on either side.
+    return vec2<u32>(select(min(u32(max(low, 0.0)), p.n_out), 0u, i == 0u || p.scale == 0.0),
+                     select(min(u32(max(high, 0.0)), p.n_out), p.n_out, i + 1u == p.n_in || p.scale == 0.0));
+}
+
+@compute @workgroup_size(WG_SIZE)
+fn resize_bwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+              @builtin(local_invocation_index) local: u32) {
+    let id = thread_id(group, n_groups, local, WG_SIZE);
+    let p = resize_axis_params;
+    if id >= p.n_units {
+        return;
+    }
+    let r = id / p.n_inner;
+    let outer = r / p.n_in;
+    let i = r - outer * p.n_in;
+    let start = outer * p.n_out * p.n_inner + id - r * p.n_inner;
+    let readers = readers_of(i);
+    var sum = 0.0;
+    for (var j = readers.x; j < readers.y; j++) {
+        sum += weight_of(i, j) * f32(resize_d[start + j * p.n_inner]);
+    }
+    resize_d_x[id] = Elem(sum);
+}
+
+@compute @workgroup_size(WG_SIZE)
+fn resize_vec4_bwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+                   @builtin(local_invocation_index) local: u32) {
+    let id = thread_id(group, n_groups, local, WG_SIZE);
+    let p = resize_axis_params;
+    if id >= p.n_units {
+        return;
+    }
+    let r = id / p.n_inner;
+    let outer = r / p.n_in;
+    let i = r - outer * p.n_in;
+    let start = outer * p.n_out * p.n_inner + id - r * p.n_inner;
+    let readers = readers_of(i);
+    var sum = vec4<f32>(0.0);
+    for (var j = readers.x; j < readers.y; j++) {
+        sum += weight_of(i, j) * vec4<f32>(resize_d4[start + j * p.n_inner]);
+    }
+    resize_d_x4[id] = Elem4(sum);
 }

@@ -14,6 +14,7 @@ pub mod pool;
 pub mod random;
 pub mod reduce;
 mod rows;
+pub mod scatter;
 pub mod softmax;
 pub mod sort;
 pub mod topk;
@@ -36,6 +37,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
         pool::KERNELS,
         random::KERNELS,
         reduce::KERNELS,
+        scatter::KERNELS,
         softmax::KERNELS,
         sort::KERNELS,
         topk::KERNELS,

@@ -3,6 +3,7 @@
 //! No workgroup waits for another, and nothing depends on the order in which workgroups run, so the results are the same in
 //! every run.
 
+use crate::autograd::refuse;
 use crate::runtime::{
     Bind::{self, Read, Write},
     Common, INDEX, Kernel, Runtime,
@@ -154,6 +155,7 @@ pub fn inclusive_scan(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`exclusive_scan`].
 pub fn scan_with(variant: SortVariant, x: &Tensor, inclusive: bool) -> Result<Tensor> {
+    refuse("scan", &[x])?;
     scan_any(variant, &vector("scan", "x", x, NUMBERS)?, inclusive, false)
 }
 
@@ -257,6 +259,7 @@ pub fn sort_pairs_with(
     bits: Range<u32>,
 ) -> Result<(Tensor, Tensor)> {
     const OP: &str = "sort_pairs";
+    refuse(OP, &[values])?;
     check(OP, &[("keys", keys, "n"), ("values", values, "n")])?;
     if bits.is_empty() || bits.end > 32 {
         return Err(Error::argument(OP, format!("key bits {bits:?} given, some of 0..32 wanted")));
@@ -284,6 +287,7 @@ pub fn sort(x: &Tensor, descending: bool) -> Result<(Tensor, Tensor)> {
 /// # Errors
 /// As [`sort()`].
 pub fn sort_with(variant: SortVariant, x: &Tensor, descending: bool) -> Result<(Tensor, Tensor)> {
+    refuse("sort", &[x])?;
     radix_sort(variant, &vector("sort", "x", x, NUMBERS)?, None, 0..32, descending)
 }
 
@@ -292,7 +296,7 @@ pub fn sort_with(variant: SortVariant, x: &Tensor, descending: bool) -> Result<(
 /// # Errors
 /// As [`sort()`].
 pub fn argsort(x: &Tensor, descending: bool) -> Result<Tensor> {
-    Ok(sort(x, descending)?.1)
+    Ok(sort(&x.detach(), descending)?.1)
 }
 
 /// Sorts contiguous keys of any type; without values, the values are the indices.

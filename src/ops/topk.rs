@@ -1,6 +1,9 @@
 //! The k largest or smallest elements of each row, in order, with their indices.
 
+use super::elementwise::add;
+use super::scatter::scatter_add;
 use super::sort::{ORDER, SCAN, SortVariant, argsort, radix_sort};
+use crate::autograd::{record, refuse};
 use crate::runtime::{
     Bind::{self, Read, Write},
     Common, INDEX, Kernel, LOOP_ROUNDS,
@@ -99,14 +102,26 @@ impl TopkVariant {
 /// The `k` largest elements of each row, or the smallest, best first: f32 or f16 `[.., n]` to values `[.., k]` of the same
 /// type and indices u32 `[.., k]`. Equal elements come in the order of their indices.
 ///
-/// NaN is greater than every number, as in PyTorch. Zeros of both signs are equal and come back as +0.
+/// NaN is greater than every number, as in PyTorch. Zeros of both signs are equal and come back as +0. The gradient of
+/// the values flows to the elements they were.
 ///
 /// # Errors
 /// [`Error::Shape`] if `x` has no axis, [`Error::Argument`] if `k > n` or `k > 4096`, [`Error::DType`] unless `x` is a float tensor.
 pub fn topk(x: &Tensor, k: usize, largest: bool) -> Result<(Tensor, Tensor)> {
     let units = SortVariant::of(x.runtime());
     let variant = if k <= LIST_MAX { TopkVariant::Lists(units) } else { TopkVariant::Select(units) };
-    topk_with(variant, x, k, largest)
+    let (values, ids) = topk_with(variant, &x.detach(), k, largest)?;
+    let (shape, places) = (x.shape().to_vec(), ids.clone());
+    let values = record("topk", values, [x], move |d, _| {
+        let n = shape.last().copied().unwrap_or(0);
+        let (n_all, n_rows) = (shape.iter().product(), d.len() / k.max(1));
+        // Places counted over all rows.
+        let starts: Vec<u32> = (0..n_rows).map(|row| (row * n) as u32).collect();
+        let starts = Tensor::from_slice(d.runtime(), &starts, &[n_rows, 1])?;
+        let places = add(&places.reshape(&[n_rows, k])?, &starts)?.reshape(&[d.len()])?;
+        Ok([Some(scatter_add(&d.reshape(&[d.len()])?, 0, &places, n_all)?.reshape(&shape)?)])
+    });
+    Ok((values, ids))
 }
 
 /// [`topk`] in one variant, for tests and benchmarks.
@@ -115,6 +130,7 @@ pub fn topk(x: &Tensor, k: usize, largest: bool) -> Result<(Tensor, Tensor)> {
 /// As [`topk`]; [`Error::Argument`] also if the variant does not take `k`.
 pub fn topk_with(variant: TopkVariant, x: &Tensor, k: usize, largest: bool) -> Result<(Tensor, Tensor)> {
     const OP: &str = "topk";
+    refuse("topk_with", &[x])?;
     let Some(&n) = x.shape().last() else {
         return Err(Error::shape(OP, "x has no axis"));
     };

@@ -20,6 +20,24 @@ pub fn embedding(table: &Array, ids: &Array) -> Array {
     index_select(table, 0, ids).reshaped(&[ids.shape.as_slice(), &table.shape[1..]].concat())
 }
 
+/// `n` rows along `axis`, each the sum of the rows of `x` whose id it is; ids past them count as the last.
+#[must_use]
+pub fn scatter_add(x: &Array, axis: usize, ids: &Array, n: usize) -> Array {
+    let mut shape = x.shape.clone();
+    shape[axis] = n;
+    Array::from_fn(&shape, |index| {
+        let mut own = index.to_vec();
+        let mut sum = 0.0;
+        for (i, id) in ids.data.iter().enumerate() {
+            if (*id as usize).min(n - 1) == index[axis] {
+                own[axis] = i;
+                sum += x.at(&own);
+            }
+        }
+        sum
+    })
+}
+
 /// The arrays one after the other along `axis`.
 #[must_use]
 pub fn concat(xs: &[Array], axis: usize) -> Array {

@@ -265,6 +265,104 @@ fn one_hot_rows_match_the_reference() {
 }
 
 #[test]
+fn gradients_match_differences() {
+    const SIX: &[Shapes] = &[&[&[2, 3, 2, 3, 2, 4]], &[&[3, 2, 1, 2, 3, 5]]];
+    const EACH: [(usize, usize); 6] = [(1, 0), (0, 1), (2, 1), (0, 3), (1, 1), (4, 0)];
+    const IMAGES: &[Shapes] =
+        &[&[&[2, 5, 4, 3]], &[&[1, 9, 11, 8]], &[&[2, 1, 1, 4]], &[&[1, 7, 5, 1]], &[&[1, 1, 6, 4]]];
+    // Copies and sums of a few copies.
+    let grads = |row: Row, inputs: &'static [usize]| row.grad(inputs, Tolerance::F32);
+    let select = |axis| {
+        row(
+            "index_select",
+            // The last case has all ids past the axis, the ones before it ids in and past it.
+            &[&[&[3, 11, 8], &[70]], &[&[4, 40, 3], &[17]], &[&[2, 3, 5], &[200]], &[&[1, 1, 4], &[9]]],
+            0.0..20.0,
+            move |x| g::index_select(&x[0], axis, &ids(&x[1])?),
+            move |x| reference::index_select(&x[0], axis, &x[1]),
+        )
+    };
+    let resized = [[9, 11], [5, 4], [3, 7], [1, 1], [64, 2], [17, 23]].into_iter().flat_map(|out| {
+        let bilinear = move |aligned| {
+            row(
+                "resize_bilinear",
+                IMAGES,
+                -1.0..1.0,
+                move |x| g::resize_bilinear(&x[0], out, aligned),
+                move |x| reference::resize_bilinear(&x[0], out, aligned),
+            )
+        };
+        let nearest = row(
+            "resize_nearest",
+            IMAGES,
+            -1.0..1.0,
+            move |x| g::resize_nearest(&x[0], out),
+            move |x| reference::resize_nearest(&x[0], out),
+        );
+        // Up to 64 outputs read a pixel, each with a weight that is off by 64 x 2^-24; see the test of the values.
+        let tolerance = Tolerance { atol: 2e-5, rtol: 2e-5, allowed: 0 };
+        [bilinear(false), bilinear(true), nearest].map(|row| row.tolerance(tolerance).grad(&[0], tolerance))
+    });
+    let copied = [
+        grads(select(0), &[0]),
+        grads(select(1), &[0]),
+        grads(select(2), &[0]),
+        grads(
+            row(
+                "embedding",
+                &[&[&[9, 8], &[3, 5]], &[&[7, 3], &[2, 1, 7]], &[&[9, 5], &[]], &[&[9, 64], &[0]]],
+                0.0..12.0,
+                |x| g::embedding(&x[0], &ids(&x[1])?),
+                |x| reference::embedding(&x[0], &x[1]),
+            ),
+            &[0],
+        ),
+        grads(
+            row(
+                "concat",
+                &[&[&[2, 3, 5], &[2, 1, 5], &[2, 7, 5]], &[&[1, 1, 1], &[1, 2, 1], &[1, 0, 1]]],
+                -1.0..1.0,
+                |x| g::concat(&[&x[0], &x[1], &x[2]], 1),
+                |x| reference::concat(x, 1),
+            ),
+            &[0, 1, 2],
+        ),
+        grads(
+            row("concat one", &[&[&[3, 2]]], -1.0..1.0, |x| g::concat(&[&x[0]], 1), |x| reference::concat(x, 1)),
+            &[0],
+        ),
+        grads(
+            row(
+                "stack",
+                &[&[&[3, 5], &[3, 5], &[3, 5]], &[&[], &[], &[]]],
+                -1.0..1.0,
+                |x| g::stack(&[&x[0], &x[1], &x[2]], x[0].rank()),
+                |x| reference::stack(x, x[0].shape.len()),
+            ),
+            &[0, 1, 2],
+        ),
+        grads(
+            row("flip", SIX, -1.0..1.0, |x| g::flip(&x[0], &[1, 3, 5]), |x| reference::flip(&x[0], &[1, 3, 5])),
+            &[0],
+        ),
+        grads(row("pad", SIX, -1.0..1.0, |x| g::pad(&x[0], &EACH, 1.0), |x| reference::pad(&x[0], &EACH, 1.0)), &[0]),
+    ];
+    rows(copied.into_iter().chain(resized));
+}
+
+#[test]
+fn a_pixel_enlarged_too_far_is_refused_on_software_adapters() {
+    let Some(runtime) = crate::support::runtime() else { return };
+    if !runtime.profile().is_software() {
+        return;
+    }
+    let x = Tensor::zeros(&runtime, &[1, 1, 1, 1], DType::F32).unwrap().require_grad().unwrap();
+    let out = g::resize_nearest(&x, [1, 30_000]).unwrap();
+    let error = out.backward_with(&out.detach()).unwrap_err();
+    assert!(matches!(error, leanvision::Error::Limit { .. }), "{error}");
+}
+
+#[test]
 fn wrong_arguments_are_named() {
     let Some(runtime) = crate::support::runtime() else { return };
     let x = Tensor::zeros(&runtime, &[2, 3], DType::F32).unwrap();

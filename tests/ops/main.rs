@@ -16,6 +16,7 @@ mod pool;
 mod random;
 mod reduce;
 mod runtime;
+mod scatter;
 mod softmax;
 mod sort;
 mod topk;

@@ -134,3 +134,23 @@ fn wrong_arguments_are_named() {
     assert!(topk(&Tensor::zeros(&runtime, &[], DType::F32).unwrap(), 0, true).is_err());
     assert!(topk(&Tensor::zeros(&runtime, &[4], DType::I32).unwrap(), 1, true).is_err());
 }
+
+#[test]
+fn gradients_flow_to_the_elements_chosen() {
+    let Some(runtime) = runtime() else { return };
+    for (shape, k) in [(&[3, 2, 9][..], 4), (&[7], 7), (&[2, 300], 40), (&[5, 1], 1), (&[3, 4], 0)] {
+        let x = values(shape, &(-1.0..1.0), DType::F32, k as u64);
+        let leaf = upload(&runtime, &x, DType::F32).unwrap().require_grad().unwrap();
+        let (out, ids) = topk(&leaf, k, true).unwrap();
+        let d_out = values(out.shape(), &(-1.0..1.0), DType::F32, 99);
+        let gradients = out.backward_with(&upload(&runtime, &d_out, DType::F32).unwrap()).unwrap();
+        let mut want = vec![0.0; x.data.len()];
+        let n = shape.last().unwrap();
+        for (i, (id, d)) in ids.to_vec::<u32>().unwrap().iter().zip(&d_out.data).enumerate() {
+            want[i / k * n + *id as usize] = *d;
+        }
+        let got = gradients.of(&leaf).unwrap();
+        assert_eq!(got.shape(), shape);
+        compare(&download(got).unwrap(), &want, EXACT).unwrap_or_else(|e| panic!("{shape:?} {k}: {e}"));
+    }
+}

@@ -1,9 +1,9 @@
-use crate::Result;
 use crate::bench::{Case, Level, noise, worst};
 use crate::ops::gather as g;
 use crate::reference::Array;
 use crate::runtime::Runtime;
 use crate::tensor::{DType, Tensor};
+use crate::{Error, Result};
 
 /// Largest difference over every 997th element of `out` from `want` at its index.
 fn spot(out: &Tensor, want: impl Fn(&[usize]) -> f64) -> Result<f64> {
@@ -152,6 +152,28 @@ fn full(runtime: &Runtime) -> Result<Vec<Case>> {
             .tolerance(1e-4),
         );
     }
+    // There and back, of an image enlarged before a network sees it.
+    let ((x, rx), (d_out, rd)) = (noise(runtime, &[8, 112, 112, 64], 6)?, noise(runtime, &[8, 168, 168, 64], 7)?);
+    let n = x.len() as u64;
+    let leaf = x.require_grad()?;
+    cases.push(
+        Case::new(
+            "gather/resize_bilinear, back",
+            "8x112x112x64 to 168",
+            move || {
+                let mut gradients = g::resize_bilinear(&leaf, [168, 168], false)?.backward_with(&d_out)?;
+                gradients.take(&leaf).ok_or_else(|| Error::Device("no gradient came back".into()))
+            },
+            move |out| {
+                // A transposed map has the same inner products: here 6e6 and 14e6 terms of size 1.
+                let inner = |a: &[f32], b: &[f64]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * b).sum::<f64>();
+                let there = g::resize_bilinear(&x, [168, 168], false)?.to_vec()?;
+                Ok(worst([inner(&there, &rd.data) - inner(&out.to_vec()?, &rx.data)]))
+            },
+        )
+        .cost(21 * n * 9 / 4, 8 * n * 13 / 4)
+        .tolerance(0.1),
+    );
     Ok(cases)
 }
 

@@ -9,6 +9,7 @@ mod norm;
 mod pool;
 mod random;
 mod reduce;
+mod scatter;
 mod softmax;
 mod sort;
 mod topk;
@@ -30,6 +31,7 @@ const FAMILIES: &[(&str, Build)] = &[
     ("pool", pool::cases),
     ("random", random::cases),
     ("reduce", reduce::cases),
+    ("scatter", scatter::cases),
     ("softmax", softmax::cases),
     ("sort", sort::cases),
     ("topk", topk::cases),
