@@ -10,6 +10,7 @@ pub mod elementwise;
 pub mod gather;
 pub mod matmul;
 pub mod norm;
+pub mod optim;
 pub mod pool;
 pub mod random;
 pub mod reduce;
@@ -34,6 +35,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
         gather::KERNELS,
         matmul::KERNELS,
         norm::KERNELS,
+        optim::KERNELS,
         pool::KERNELS,
         random::KERNELS,
         reduce::KERNELS,

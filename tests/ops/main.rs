@@ -12,6 +12,7 @@ mod elementwise;
 mod gather;
 mod matmul;
 mod norm;
+mod optim;
 mod pool;
 mod random;
 mod reduce;

@@ -1,4 +1,4 @@
-//! The op cases computed with PyTorch: `tests/golden/ops.safetensors`.
+//! The cases computed with PyTorch: `tests/golden/ops.safetensors` and `optim.safetensors`.
 
 use leanvision::reference::Array;
 use safetensors::tensor::SafeTensors;
@@ -17,7 +17,11 @@ pub struct Case<'a> {
 
 impl Golden {
     pub fn open() -> Self {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ops.safetensors");
+        Self::open_file("ops.safetensors")
+    }
+
+    pub fn open_file(name: &str) -> Self {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
         Self(std::fs::read(path).expect("the golden file is part of the repository"))
     }
 

@@ -6,6 +6,7 @@ mod elementwise;
 mod gather;
 mod matmul;
 mod norm;
+mod optim;
 mod pool;
 mod random;
 mod reduce;
@@ -28,6 +29,7 @@ const FAMILIES: &[(&str, Build)] = &[
     ("gather", gather::cases),
     ("matmul", matmul::cases),
     ("norm", norm::cases),
+    ("optim", optim::cases),
     ("pool", pool::cases),
     ("random", random::cases),
     ("reduce", reduce::cases),
