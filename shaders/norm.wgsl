@@ -1,15 +1,12 @@
-// Normalisation of rows,
+// Normalisation of rows:
 //   layer norm  out_ij = (x_ij - mean_i) / sqrt(var_i + eps) gain_j + bias_j    var_i over the row, divided by its length
 //   RMS norm    out_ij = x_ij / sqrt(mean_j x_ij^2 + eps) gain_j
-// and of channels by given statistics (batch norm in evaluation, the second half of group norm),
-//   out_sic = act((x_sic - mean_sg) / sqrt(var_sg + eps) gain_c + bias_c)       g the group of channel c
 // The rows variants give four rows, or one, to an invocation and use no workgroup memory: for software adapters and
 // short rows. The group variants give a row to a workgroup, whose lanes read side by side.
 override WG_SIZE: u32 = 64u;
 override OP: u32 = 0u;            // 0 layer norm, 1 RMS norm
 override GAIN: u32 = 1u;          // whether gain is bound; if not, something else stands in its place
 override BIAS: u32 = 1u;
-override ACT: u32 = 0u;
 
 struct NormParams { n_rows: u32, n_cols: u32, eps: f32 }
 @group(0) @binding(0) var<storage, read> norm_x4: array<Elem4>;           // [n_rows, n_cols], as vec4
@@ -245,90 +242,5 @@ fn norm_subgroup_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workg
     let m = Moments(first, mean, scale_of(squares));
     for (var c = local; c < p.n_cols; c += WG_SIZE) {
         write_element(start + c, c, m);
-    }
-}
-
-// ---- channels by given statistics ----
-// x [n_samples, n_rows, n_cols]; mean and var [n_samples, n_cols / group_size]; gain and bias [n_cols].
-// One invocation takes rows_each neighbouring rows of one channel, or of four, whose numbers it reads once.
-struct ChannelParams {
-    n_samples: u32, n_rows: u32, n_cols: u32, group_size: u32,
-    rows_each: u32, n_blocks: u32, eps: f32,                              // n_blocks = ceil(n_rows / rows_each)
-}
-@group(0) @binding(0) var<storage, read> channel_x4: array<Elem4>;
-@group(0) @binding(5) var<storage, read_write> channel_out4: array<Elem4>;
-@group(0) @binding(0) var<storage, read> channel_x: array<Elem>;
-@group(0) @binding(1) var<storage, read> channel_gain: array<Param>;
-@group(0) @binding(2) var<storage, read> channel_bias: array<Param>;
-@group(0) @binding(3) var<storage, read> channel_mean: array<Param>;
-@group(0) @binding(4) var<storage, read> channel_var: array<Param>;
-@group(0) @binding(5) var<storage, read_write> channel_out: array<Elem>;
-var<immediate> channel_params: ChannelParams;
-
-struct Channel { mean: f32, scale: f32, bias: f32 }
-
-fn channel_of(sample: u32, c: u32) -> Channel {
-    let p = channel_params;
-    let group = sample * (p.n_cols / p.group_size) + c / p.group_size;
-    let scale = f32(channel_gain[c]) / sqrt(f32(channel_var[group]) + p.eps);
-    return Channel(f32(channel_mean[group]), scale, f32(channel_bias[c]));
-}
-
-@compute @workgroup_size(WG_SIZE)
-fn channel_vec4_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
-                    @builtin(local_invocation_index) local: u32) {
-    let i = thread_id(group, n_groups, local, WG_SIZE);
-    let p = channel_params;
-    let n_vec4 = p.n_cols / 4u;
-    let sample = i / n_vec4 / p.n_blocks;
-    if sample >= p.n_samples {
-        return;
-    }
-    let column = i % n_vec4;
-    let a = channel_of(sample, 4u * column);
-    let b = channel_of(sample, 4u * column + 1u);
-    let c = channel_of(sample, 4u * column + 2u);
-    let d = channel_of(sample, 4u * column + 3u);
-    let mean = vec4<f32>(a.mean, b.mean, c.mean, d.mean);
-    let scale = vec4<f32>(a.scale, b.scale, c.scale, d.scale);
-    let bias = vec4<f32>(a.bias, b.bias, c.bias, d.bias);
-    let first = i / n_vec4 % p.n_blocks * p.rows_each;
-    let end = min(first + p.rows_each, p.n_rows);
-    var at = (sample * p.n_rows + first) * n_vec4 + column;
-    var row = first;
-    for (; row + 3u < end; row += 4u) {
-        let x_0 = vec4<f32>(channel_x4[at]);
-        let x_1 = vec4<f32>(channel_x4[at + n_vec4]);
-        let x_2 = vec4<f32>(channel_x4[at + 2u * n_vec4]);
-        let x_3 = vec4<f32>(channel_x4[at + 3u * n_vec4]);
-        channel_out4[at] = Elem4(activate4(ACT, (x_0 - mean) * scale + bias));
-        channel_out4[at + n_vec4] = Elem4(activate4(ACT, (x_1 - mean) * scale + bias));
-        channel_out4[at + 2u * n_vec4] = Elem4(activate4(ACT, (x_2 - mean) * scale + bias));
-        channel_out4[at + 3u * n_vec4] = Elem4(activate4(ACT, (x_3 - mean) * scale + bias));
-        at += 4u * n_vec4;
-    }
-    for (; row < end; row++) {
-        channel_out4[at] = Elem4(activate4(ACT, (vec4<f32>(channel_x4[at]) - mean) * scale + bias));
-        at += n_vec4;
-    }
-}
-
-@compute @workgroup_size(WG_SIZE)
-fn channel_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
-               @builtin(local_invocation_index) local: u32) {
-    let i = thread_id(group, n_groups, local, WG_SIZE);
-    let p = channel_params;
-    let sample = i / p.n_cols / p.n_blocks;
-    if sample >= p.n_samples {
-        return;
-    }
-    let column = i % p.n_cols;
-    let channel = channel_of(sample, column);
-    let first = i / p.n_cols % p.n_blocks * p.rows_each;
-    let end = min(first + p.rows_each, p.n_rows);
-    for (var row = first; row < end; row++) {
-        let at = (sample * p.n_rows + row) * p.n_cols + column;
-        let value = (f32(channel_x[at]) - channel.mean) * channel.scale + channel.bias;
-        channel_out[at] = Elem(activate(ACT, value));
     }
 }

@@ -35,6 +35,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
         gather::KERNELS,
         matmul::KERNELS,
         norm::KERNELS,
+        norm::channels::KERNELS,
         optim::KERNELS,
         pool::KERNELS,
         random::KERNELS,

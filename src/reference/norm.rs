@@ -78,3 +78,54 @@ pub fn batch_norm(x: &Array, gain: &Array, bias: &Array, mean: &Array, var: &Arr
     };
     Array::new(&x.shape, x.data.iter().enumerate().map(value).collect())
 }
+
+/// Means and population variances of the channels of `x` `[.., c]`: `[c]` each.
+///
+/// # Panics
+/// If `x` has no axis or no element.
+#[must_use]
+pub fn channel_moments(x: &Array) -> (Array, Array) {
+    let n_channels = *x.shape.last().expect("an axis");
+    let of_channel = |c: usize| mean_and_var(x.data.iter().skip(c).step_by(n_channels).copied());
+    let (means, vars) = (0..n_channels).map(of_channel).unzip();
+    (Array::new(&[n_channels], means), Array::new(&[n_channels], vars))
+}
+
+/// Batch norm by the statistics of `x` itself: `x` `[.., c]`, `gain` and `bias` `[c]`, to the shape of `x`.
+///
+/// # Panics
+/// If the shapes do not fit.
+#[must_use]
+pub fn batch_norm_train(x: &Array, gain: &Array, bias: &Array, eps: f64) -> Array {
+    let (mean, var) = channel_moments(x);
+    batch_norm(x, gain, bias, &mean, &var, eps)
+}
+
+/// Gradient of `x` through [`batch_norm_train`] and a ReLU, from `d`, that of the result; all of the shape of `x`.
+///
+/// # Panics
+/// If the shapes do not fit.
+#[must_use]
+pub fn batch_norm_train_relu_d_x(x: &Array, gain: &Array, bias: &Array, d: &Array, eps: f64) -> Array {
+    let (mean, var) = channel_moments(x);
+    let n_channels = gain.data.len();
+    let n = (x.data.len() / n_channels.max(1)) as f64;
+    // The normalised x and the gradient before the ReLU.
+    let pairs: Vec<(f64, f64)> = (x.data.iter().zip(&d.data).enumerate())
+        .map(|(i, (v, d))| {
+            let c = i % n_channels;
+            let normalised = (v - mean.data[c]) / (var.data[c] + eps).sqrt();
+            (normalised, if normalised * gain.data[c] + bias.data[c] > 0.0 { *d } else { 0.0 })
+        })
+        .collect();
+    let mut sums = vec![(0.0, 0.0); n_channels];
+    for (i, (normalised, d)) in pairs.iter().enumerate() {
+        sums[i % n_channels].0 += d / n;
+        sums[i % n_channels].1 += d * normalised / n;
+    }
+    let d_x = pairs.iter().enumerate().map(|(i, (normalised, d))| {
+        let c = i % n_channels;
+        gain.data[c] / (var.data[c] + eps).sqrt() * (d - sums[c].0 - normalised * sums[c].1)
+    });
+    Array::new(&x.shape, d_x.collect())
+}

@@ -2,7 +2,10 @@ use crate::support::compare::{Tolerance, compare};
 use crate::support::golden::{Golden, permuted};
 use crate::support::row::{Shapes, download, row, rows, upload, values};
 use crate::support::runtime;
-use leanvision::ops::norm::{RowNorm, batch_norm, group_norm, layer_norm, rms_norm, row_norm_with};
+use leanvision::ops::norm::{
+    ChannelVariant, RowNorm, batch_norm, batch_norm_train, batch_norm_train_with, group_norm, layer_norm, rms_norm,
+    row_norm_with, update_running_stats,
+};
 use leanvision::ops::{Act, RowVariant};
 use leanvision::reference::{Array, elementwise::act, elementwise::map, norm as reference};
 use leanvision::{DType, Error, Tensor};
@@ -198,20 +201,12 @@ fn rows_with_nan_or_infinity_come_out_as_nan_and_leave_their_neighbours_alone() 
     }
 }
 
+const ACTS: [Act; 9] =
+    [Act::None, Act::Relu, Act::Relu6, Act::Gelu, Act::GeluTanh, Act::Silu, Act::Sigmoid, Act::Tanh, Act::Hardswish];
+
 #[test]
 fn batch_norm_matches_the_reference_with_every_activation() {
-    let acts = [
-        Act::None,
-        Act::Relu,
-        Act::Relu6,
-        Act::Gelu,
-        Act::GeluTanh,
-        Act::Silu,
-        Act::Sigmoid,
-        Act::Tanh,
-        Act::Hardswish,
-    ];
-    rows(acts.map(|kind| {
+    rows(ACTS.map(|kind| {
         let shapes = if kind == Act::None { CHANNELS } else { &CHANNELS[..6] };
         row(
             "batch_norm",
@@ -225,6 +220,176 @@ fn batch_norm_matches_the_reference_with_every_activation() {
         )
         .f16(Tolerance { atol: 4e-3, rtol: 2e-3, allowed: 0 })
     }));
+}
+
+#[test]
+fn batch_norm_train_matches_the_reference_and_its_differences() {
+    // Blocks of every number of rows by 4, one and several of them, in fours of channels and without.
+    const SMALL: &[Shapes] = &[
+        &[&[5, 3, 3, 12], &[12], &[12]],
+        &[&[2, 4], &[4], &[4]],
+        &[&[17, 3], &[3], &[3]],
+        &[&[193, 4], &[4], &[4]],
+        &[&[2, 67, 5], &[5], &[5]],
+    ];
+    const LARGE: &[Shapes] = &[
+        &[&[1, 4], &[4], &[4]],
+        &[&[3, 37, 65, 20], &[20], &[20]],
+        &[&[41_000, 10], &[10], &[10]],
+        &[&[2, 4100], &[4100], &[4100]],
+        &[&[1, 2063, 2039, 1], &[1], &[1]],
+        &[&[1_050_000, 4], &[4], &[4]],
+    ];
+    let case = |variant, kind, shapes| {
+        row(
+            "batch_norm_train",
+            shapes,
+            -2.0..3.0,
+            move |x| Ok(batch_norm_train_with(variant, &x[0], &x[1], &x[2], EPS, kind)?.0),
+            move |x| map(&reference::batch_norm_train(&x[0], &x[1], &x[2], EPS_64), |v| act(kind, v)),
+        )
+        // A sum over the rows leaves a few more roundings.
+        .f16(Tolerance { atol: 4e-3, rtol: 2e-3, allowed: 0 })
+    };
+    let kinds = [Act::None, Act::Relu, Act::Gelu, Act::Sigmoid, Act::Hardswish];
+    let grad = Tolerance { atol: 4e-5, rtol: 1e-4, allowed: 0 };
+    rows(kinds.map(|kind| case(None, kind, SMALL).grad(&[0, 1, 2], grad)));
+    rows(ChannelVariant::ALL.map(|variant| case(Some(variant), Act::None, LARGE)));
+    // Enough rows for a workgroup to join their parts.
+    const MANY: &[Shapes] = &[&[&[131, 5], &[5], &[5]], &[&[600, 4], &[4], &[4]], &[&[1100, 1], &[1], &[1]]];
+    rows(ChannelVariant::ALL.map(|variant| case(Some(variant), Act::Relu, MANY).grad(&[0, 1, 2], grad)));
+}
+
+#[test]
+fn batch_norm_has_gradients_by_constant_statistics() {
+    const SMALL: &[Shapes] = &[
+        &[&[2, 5, 3, 12], &[12], &[12], &[12], &[12]],
+        &[&[1], &[1], &[1], &[1], &[1]],
+        &[&[17, 3], &[3], &[3], &[3], &[3]],
+    ];
+    rows([Act::None, Act::Relu6, Act::Silu, Act::Tanh].map(|kind| {
+        row(
+            "batch_norm",
+            SMALL,
+            0.1..3.0,
+            move |x| batch_norm(&x[0], &x[1], &x[2], &x[3], &x[4], EPS, kind),
+            move |x| map(&reference::batch_norm(&x[0], &x[1], &x[2], &x[3], &x[4], EPS_64), |v| act(kind, v)),
+        )
+        .grad(&[0, 1, 2], Tolerance { atol: 4e-5, rtol: 1e-4, allowed: 0 })
+    }));
+    let Some(runtime) = runtime() else { return };
+    let c = Tensor::full(&runtime, &[3], 1.0, DType::F32).unwrap();
+    let x = Tensor::full(&runtime, &[2, 3], 1.0, DType::F32).unwrap();
+    let error = batch_norm(&x, &c, &c, &c, &c.require_grad().unwrap(), EPS, Act::None).unwrap_err().to_string();
+    assert_eq!(error, "batch_norm: no gradient flows through it: detach its input");
+}
+
+#[test]
+fn batch_statistics_keep_their_digits_far_from_zero() {
+    let Some(runtime) = runtime() else { return };
+    let cases = [[5003, 8], [70, 5], [40_961, 16]].map(|shape| ChannelVariant::ALL.map(|variant| (shape, variant)));
+    for (shape, variant) in cases.into_iter().flatten() {
+        let x = map(&values(&shape, &(-1.732..1.732), DType::F32, 9), |v| f64::from((v + 1000.0) as f32));
+        let n = shape[1];
+        let (gain, bias) = (Array::from_fn(&[n], |_| 1.0), Array::from_fn(&[n], |_| 0.0));
+        let (want_mean, want_var) = reference::channel_moments(&x);
+        let [x_in, gain_in, bias_in] = [&x, &gain, &bias].map(|a| upload(&runtime, a, DType::F32).unwrap());
+        let leaf = x_in.require_grad().unwrap();
+        let norm = |x: &Tensor| batch_norm_train_with(Some(variant), x, &gain_in, &bias_in, EPS, Act::None).unwrap();
+        let (out, mean, var) = norm(&leaf);
+        assert!(out.needs_grad() && !mean.needs_grad() && !var.needs_grad());
+        let check = |got: &Tensor, want: &[f64], atol: f64| {
+            compare(&download(got).unwrap(), want, Tolerance { atol, rtol: 0.0, allowed: 0 }).unwrap();
+        };
+        // Half a unit in the last place of 1000; the others are of size 1.
+        check(&mean, &want_mean.data, 3.1e-5);
+        check(&var, &want_var.data, 2e-6);
+        check(&out, &reference::batch_norm_train(&x, &gain, &bias, EPS_64).data, 4e-6);
+        // The same differences around 0 have the same gradient.
+        let d = upload(&runtime, &values(&shape, &(-1.0..1.0), DType::F32, 3), DType::F32).unwrap();
+        let near = upload(&runtime, &map(&x, |v| v - 1000.0), DType::F32).unwrap().require_grad().unwrap();
+        let far_d = out.backward_with(&d).unwrap().take(&leaf).unwrap();
+        let near_d = norm(&near).0.backward_with(&d).unwrap().take(&near).unwrap();
+        check(&far_d, &download(&near_d).unwrap(), 4e-6);
+    }
+}
+
+#[test]
+fn a_training_step_of_batch_norm_matches_pytorch() {
+    // x.requires_grad_(), likewise gain and bias, all in f64; then
+    // out = relu(batch_norm(x, mean, var, gain, bias, training=True, momentum=0.1, eps=1e-5)); out.backward(d)
+    const X: [f32; 10] = [1001.5, -2.0, 999.0, 0.5, 1000.25, 3.0, 998.5, 1.0, 1002.0, -1.5];
+    const D: [f32; 10] = [1.0, -2.0, 0.5, 3.0, -1.5, 1.0, 2.0, 0.25, -0.75, 1.25];
+    const OUT: [f64; 10] = [1.628523691, 0.734232719, 0.0, 0.041922811, 0.25, 0.0, 0.0, 0.0, 2.179933167, 0.595770737];
+    const D_X: [f64; 10] = [
+        1.38783799,
+        0.55979451,
+        0.266390439,
+        -0.689973942,
+        -1.378523691,
+        0.27564931,
+        0.26266472,
+        0.167768219,
+        -0.538369458,
+        -0.313238097,
+    ];
+    const D_GAIN: [f64; 2] = [-0.04595079, 1.758467166];
+    const D_BIAS: [f64; 2] = [-1.25, 2.25];
+    const MEAN: [f64; 2] = [109.025, 0.92];
+    const VAR: [f64; 2] = [3.83125, 2.2075];
+    let Some(runtime) = runtime() else { return };
+    let upload = |data: &[f32], shape: &[usize]| Tensor::from_slice(&runtime, data, shape).unwrap();
+    let x = upload(&X, &[5, 2]).require_grad().unwrap();
+    let gain = upload(&[1.5, -0.5], &[2]).require_grad().unwrap();
+    let bias = upload(&[0.25, 0.125], &[2]).require_grad().unwrap();
+    // Running statistics in one arena, at places where no binding starts, and each in memory of its own.
+    let arena = upload(&[7.0, 10.0, 1.0, 7.0, 7.0, 4.0, 2.0, 7.0], &[8]);
+    let views = [arena.slice(0, 1..3).unwrap(), arena.slice(0, 5..7).unwrap()];
+    let apart = [upload(&[10.0, 1.0], &[2]), upload(&[4.0, 2.0], &[2])];
+    let (out, mean, var) = batch_norm_train(&x, &gain, &bias, 1e-5, Act::Relu).unwrap();
+    let close = |got: &Tensor, want: &[f64]| {
+        compare(&download(got).unwrap(), want, Tolerance { atol: 2e-6, rtol: 2e-6, allowed: 0 }).unwrap();
+    };
+    for [running_mean, running_var] in [&views, &apart] {
+        update_running_stats(running_mean, running_var, &mean, &var, 5, 0.1).unwrap();
+        close(running_mean, &MEAN);
+        close(running_var, &VAR);
+    }
+    close(&arena, &[7.0, MEAN[0], MEAN[1], 7.0, 7.0, VAR[0], VAR[1], 7.0]);
+    close(&out, &OUT);
+    let gradients = out.backward_with(&upload(&D, &[5, 2])).unwrap();
+    close(gradients.of(&x).unwrap(), &D_X);
+    close(gradients.of(&gain).unwrap(), &D_GAIN);
+    close(gradients.of(&bias).unwrap(), &D_BIAS);
+    // The variances first, and one element alone, whose variance has no unbiased estimate.
+    let [behind, before] = &views;
+    let one = upload(&[0.5, 0.25], &[2]);
+    update_running_stats(before, behind, &mean, &one, 1, 1.0).unwrap();
+    close(behind, &[0.5, 0.25]);
+    close(before, &download(&mean).unwrap());
+}
+
+#[test]
+fn running_statistics_are_not_updated_where_that_is_unsound() {
+    let Some(runtime) = runtime() else { return };
+    let zeros = |shape: &[usize], dtype| Tensor::zeros(&runtime, shape, dtype).unwrap();
+    let [a, b, c, d] = [0; 4].map(|_| zeros(&[4], DType::F32));
+    let fails = |a: &Tensor, b: &Tensor, c: &Tensor, d: &Tensor, n, momentum: f32| {
+        update_running_stats(a, b, c, d, n, momentum).unwrap_err().to_string()
+    };
+    let wide = zeros(&[6], DType::F32);
+    let (left, right) = (wide.slice(0, 0..4).unwrap(), wide.slice(0, 2..6).unwrap());
+    let shares = "update_running_stats: the running statistics share memory with each other or the batch's";
+    assert_eq!(fails(&left, &right, &c, &d, 5, 0.1), shares);
+    assert_eq!(fails(&a, &a, &c, &d, 5, 0.1), shares);
+    assert_eq!(fails(&a, &b, &c, &a, 5, 0.1), shares);
+    let columns = zeros(&[4, 2], DType::F32).slice(1, 0..1).unwrap().reshape(&[4]).unwrap();
+    assert!(fails(&columns, &b, &c, &d, 5, 0.1).ends_with("cannot be updated in place"));
+    assert!(fails(&a, &b, &c, &d, 0, 0.1).contains("1 or more") && fails(&a, &b, &c, &d, 5, 1.5).contains("0 to 1"));
+    assert!(fails(&a, &b, &c, &zeros(&[3], DType::F32), 5, 0.1).contains("differ in c"));
+    assert!(fails(&a.require_grad().unwrap(), &b, &c, &d, 5, 0.1).contains("no gradient"));
+    let error = batch_norm_train(&zeros(&[0, 4], DType::F32), &a, &b, EPS, Act::None).unwrap_err().to_string();
+    assert_eq!(error, "batch_norm_train: x [0, 4] has no element to take statistics of");
 }
 
 #[test]
@@ -244,6 +409,7 @@ fn group_norm_matches_the_reference() {
             move |x| group_norm(&x[0], groups, &x[1], &x[2], EPS),
             move |x| reference::group_norm(&x[0], groups, &x[1], &x[2], EPS_64),
         )
+        .grad(&[0, 1, 2], Tolerance { atol: 4e-5, rtol: 1e-4, allowed: 0 })
         .f16(Tolerance { atol: 1e-3, rtol: 2e-3, allowed: 0 })]);
     }
 }

@@ -1,14 +1,14 @@
-use crate::Result;
 use crate::bench::{Case, Level, noise, worst};
-use crate::ops::norm::{RowNorm, batch_norm, group_norm, row_norm_with};
+use crate::ops::norm::{ChannelVariant, RowNorm, batch_norm, batch_norm_train_with, group_norm, row_norm_with};
 use crate::ops::{Act, RowVariant};
-use crate::reference::{Array, norm as reference};
+use crate::reference::{Array, elementwise::map, norm as reference};
 use crate::runtime::Runtime;
 use crate::tensor::Tensor;
+use crate::{Error, Result};
 
 /// Tokens and their widths.
 const SHAPES: &[(usize, usize)] = &[(788, 192), (4096, 768), (12_608, 96), (197, 384), (4096, 197)];
-const IMAGES: &[&[usize]] = &[&[64, 32, 32, 16], &[64, 8, 8, 64], &[16, 56, 56, 64]];
+const IMAGES: &[&[usize]] = &[&[64, 32, 32, 16], &[64, 16, 16, 32], &[64, 8, 8, 64], &[16, 56, 56, 64]];
 const EPS: f32 = 1e-5;
 
 /// Rows 0, 1 and the last of `x`, which stand for all.
@@ -75,6 +75,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
             .cost(2 * n, 8 * n)
             .tolerance(1e-5),
         );
+        cases.extend(training(&name, (&x, &host_x), (&gain, &host_gain), (&bias, &host_bias))?);
         let want = reference::group_norm(&host_x, 8, &host_gain, &host_bias, f64::from(EPS));
         cases.push(
             Case::new(
@@ -87,5 +88,56 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
             .tolerance(1e-5),
         );
     }
+    Ok(cases)
+}
+
+type Both<'a> = (&'a Tensor, &'a Array);
+
+/// Batch norm by the batch's statistics with a ReLU: the forward pass, which must read `x` twice, and both passes
+/// together, of which the backward one must also read the gradient of the result twice.
+fn training(name: &str, x: Both<'_>, gain: Both<'_>, bias: Both<'_>) -> Result<Vec<Case>> {
+    let ((x, host_x), (gain, host_gain), (bias, host_bias)) = (x, gain, bias);
+    let eps = f64::from(EPS);
+    let n = x.len() as u64;
+    let before = reference::batch_norm_train(host_x, host_gain, host_bias, eps);
+    let want = map(&before, |v| v.max(0.0));
+    let mut host_d = noise(x.runtime(), x.shape(), 7)?.1;
+    // At the kink a rounding decides: no gradient there.
+    host_d.data.iter_mut().zip(&before.data).filter(|(_, z)| z.abs() < 1e-5).for_each(|(d, _)| *d = 0.0);
+    let data: Vec<f32> = host_d.data.iter().map(|v| *v as f32).collect();
+    let d = Tensor::from_slice(x.runtime(), &data, x.shape())?;
+    let want_d = reference::batch_norm_train_relu_d_x(host_x, host_gain, host_bias, &host_d, eps);
+    let mut cases = Vec::new();
+    let chosen = ChannelVariant::choose(x.runtime());
+    let (run, want) = ((x.clone(), gain.clone(), bias.clone()), want);
+    cases.push(
+        Case::new(
+            "norm/batch_norm_train",
+            name,
+            move || Ok(batch_norm_train_with(Some(chosen), &run.0, &run.1, &run.2, EPS, Act::Relu)?.0),
+            move |out| Ok(off(&host(out)?, &want)),
+        )
+        .variant(chosen.name())
+        .cost(10 * n, 12 * n)
+        .tolerance(1e-5),
+    );
+    let run = [x, gain, bias].map(Tensor::require_grad);
+    let [x, gain, bias] = run;
+    let (x, gain, bias) = (x?, gain?, bias?);
+    cases.push(
+        Case::new(
+            "norm/batch_norm_train fwd+bwd",
+            name,
+            move || {
+                let (out, ..) = batch_norm_train_with(Some(chosen), &x, &gain, &bias, EPS, Act::Relu)?;
+                let mut gradients = out.backward_with(&d)?;
+                gradients.take(&x).ok_or_else(|| Error::Device("no gradient of x".into()))
+            },
+            move |out| Ok(off(&host(out)?, &want_d)),
+        )
+        .variant(chosen.name())
+        .cost(30 * n, 32 * n)
+        .tolerance(1e-5),
+    );
     Ok(cases)
 }

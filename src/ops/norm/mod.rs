@@ -1,12 +1,18 @@
-//! Normalisation: layer, RMS, group, and batch norm by running statistics.
+//! Normalisation: layer, RMS, group and batch norm.
 //!
 //! Variances are population variances, from differences to the mean, so that a mean far from 0 costs no digits. A row
 //! (for group norm, a sample's group) that holds a NaN or an infinity comes out as NaN, as in PyTorch. The parameters
 //! are f32 or f16, all of one type, whatever the type of `x`; the arithmetic is f32.
 
+pub(super) mod channels;
+
+pub use channels::{
+    ChannelVariant, batch_norm, batch_norm_train, batch_norm_train_with, group_norm, update_running_stats,
+};
+
 use super::checks::{need_float, need_one_device};
-use super::rows::{ALONE_SIZES, RowVariant, SHARED_SIZES, alone_grid};
-use super::{Act, act, elementwise, reduce};
+use super::reduce;
+use super::rows::{ALONE_SIZES, RowVariant, SHARED_SIZES};
 use crate::runtime::{
     Bind::{Read, Write},
     Common, INDEX, Kernel, Need,
@@ -14,8 +20,8 @@ use crate::runtime::{
 use crate::tensor::{DType, Tensor, check};
 use crate::{Error, Result};
 
-const SOURCE: &str = include_str!("../../shaders/norm.wgsl");
-const COMMONS: &[Common] = &[INDEX, act::ACT, reduce::REDUCE];
+const SOURCE: &str = include_str!("../../../shaders/norm.wgsl");
+const COMMONS: &[Common] = &[INDEX, reduce::REDUCE];
 const ALIASES: &[&str] = &["Elem", "Param", "Acc"];
 const FLOATS: &[DType] = &[DType::F32, DType::F16];
 const TYPES: &[&[DType]] = &[FLOATS, FLOATS, &[DType::F32]];
@@ -28,31 +34,11 @@ struct NormParams {
     eps: f32,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct ChannelParams {
-    n_samples: u32,
-    n_rows: u32,
-    n_cols: u32,
-    group_size: u32,
-    rows_each: u32,
-    n_blocks: u32,
-    eps: f32,
-}
-
 const fn norm_kernel(entry: &'static str) -> Kernel {
     Kernel::new("norm", entry, SOURCE, &[Read, Read, Read, Write])
         .commons(COMMONS)
         .types(ALIASES, TYPES)
         .params::<NormParams>()
-}
-
-const fn channel_kernel(entry: &'static str) -> Kernel {
-    Kernel::new("norm", entry, SOURCE, &[Read, Read, Read, Read, Read, Write])
-        .commons(COMMONS)
-        .types(ALIASES, TYPES)
-        .params::<ChannelParams>()
-        .overrides(&[("WG_SIZE", ALONE_SIZES), ("ACT", &[0, 1, 2, 3, 4, 5, 6, 7, 8])])
 }
 
 const ALONE: &[(&str, &[u32])] = &[("WG_SIZE", ALONE_SIZES), ("OP", &[0, 1]), ("GAIN", &[0, 1]), ("BIAS", &[0, 1])];
@@ -62,12 +48,9 @@ const NORM_VEC4_FWD: Kernel = norm_kernel("norm_vec4_fwd").overrides(ALONE);
 const NORM_ROWS_FWD: Kernel = norm_kernel("norm_rows_fwd").overrides(ALONE);
 const NORM_GROUP_FWD: Kernel = norm_kernel("norm_group_fwd").overrides(SHARED);
 const NORM_SUBGROUP_FWD: Kernel = norm_kernel("norm_subgroup_fwd").overrides(SHARED).needs(&[Need::Subgroup]);
-const CHANNEL_VEC4_FWD: Kernel = channel_kernel("channel_vec4_fwd");
-const CHANNEL_FWD: Kernel = channel_kernel("channel_fwd");
 
-/// The kernels of this family.
-pub const KERNELS: &[Kernel] =
-    &[NORM_VEC4_FWD, NORM_ROWS_FWD, NORM_GROUP_FWD, NORM_SUBGROUP_FWD, CHANNEL_VEC4_FWD, CHANNEL_FWD];
+/// The kernels of the norms over rows.
+pub const KERNELS: &[Kernel] = &[NORM_VEC4_FWD, NORM_ROWS_FWD, NORM_GROUP_FWD, NORM_SUBGROUP_FWD];
 
 /// Checks devices and types of `x` and its parameters; answers the parameters' type.
 fn check_params(op: &'static str, x: &Tensor, params: &[(&str, &Tensor)]) -> Result<DType> {
@@ -175,105 +158,4 @@ pub fn layer_norm(x: &Tensor, gain: Option<&Tensor>, bias: Option<&Tensor>, eps:
 /// As [`layer_norm`].
 pub fn rms_norm(x: &Tensor, gain: Option<&Tensor>, eps: f32) -> Result<Tensor> {
     row_norm_with(None, RowNorm::Rms, x, gain, None, eps)
-}
-
-/// Statistics and parameters of channels.
-struct Channels<'a> {
-    /// `[n_samples, n_groups]`.
-    mean: &'a Tensor,
-    var: &'a Tensor,
-    /// `[c]`.
-    gain: &'a Tensor,
-    bias: &'a Tensor,
-    eps: f32,
-    act: Act,
-}
-
-/// `x` `[n_samples, n_rows, c]` in memory order, normalised by given statistics.
-fn normalise(x: &Tensor, n_samples: usize, channels: &Channels<'_>, group_size: usize) -> Result<Tensor> {
-    let x = x.contiguous()?;
-    let runtime = x.runtime();
-    let out = Tensor::empty(runtime, x.shape(), x.dtype())?;
-    if out.is_empty() {
-        return Ok(out);
-    }
-    let n_cols = channels.gain.len();
-    let n_rows = x.len() / n_cols / n_samples;
-    let (kernel, columns) =
-        if n_cols.is_multiple_of(4) { (&CHANNEL_VEC4_FWD, n_cols / 4) } else { (&CHANNEL_FWD, n_cols) };
-    // Rows of one invocation: enough to pay for its parameters, but no fewer than some thousand invocations.
-    let rows_each = (n_rows * n_samples * columns / 4096).clamp(1, 32).min(n_rows);
-    let n_blocks = n_rows.div_ceil(rows_each);
-    let (wg_size, groups) = alone_grid(runtime, n_samples * n_blocks * columns);
-    let [gain, bias, mean, var] = [channels.gain, channels.bias, channels.mean, channels.var].map(Tensor::contiguous);
-    runtime
-        .launch(kernel)
-        .types(&[x.dtype(), channels.gain.dtype(), DType::F32])
-        .overrides(&[("WG_SIZE", wg_size), ("ACT", channels.act.code())])
-        .bind([x.binding(), gain?.binding(), bias?.binding(), mean?.binding(), var?.binding(), out.binding()])
-        .params(&ChannelParams {
-            n_samples: n_samples as u32,
-            n_rows: n_rows as u32,
-            n_cols: n_cols as u32,
-            group_size: group_size as u32,
-            rows_each: rows_each as u32,
-            n_blocks: n_blocks as u32,
-            eps: channels.eps,
-        })
-        .groups(groups)
-        .cost(4 * x.len() as u64, 2 * (x.len() * x.dtype().bytes()) as u64)
-        .run()?;
-    Ok(out)
-}
-
-/// Batch norm by running statistics, then an activation: `act((x - mean) / sqrt(var + eps) gain + bias)` for `x`
-/// `[.., c]` and the others `[c]`, to the shape of `x`. One reading of `x`.
-///
-/// # Errors
-/// As [`layer_norm`].
-pub fn batch_norm(
-    x: &Tensor,
-    gain: &Tensor,
-    bias: &Tensor,
-    mean: &Tensor,
-    var: &Tensor,
-    eps: f32,
-    act: Act,
-) -> Result<Tensor> {
-    const OP: &str = "batch_norm";
-    check_params(OP, x, &[("gain", gain), ("bias", bias), ("mean", mean), ("var", var)])?;
-    check_eps(OP, eps)?;
-    check(OP, &[("x", x, ".. c"), ("gain", gain, "c"), ("bias", bias, "c"), ("mean", mean, "c"), ("var", var, "c")])?;
-    normalise(x, 1, &Channels { mean, var, gain, bias, eps, act }, 1)
-}
-
-/// Group norm with channels last: each sample's channels in `groups` equal groups of neighbours, each normalised over
-/// all positions and channels of the group; `x` `[n, .., c]`, `gain` and `bias` `[c]`, to the shape of `x`.
-///
-/// # Errors
-/// As [`layer_norm`], and [`Error::Argument`] if `groups` does not divide the channels.
-pub fn group_norm(x: &Tensor, groups: usize, gain: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
-    const OP: &str = "group_norm";
-    check_params(OP, x, &[("gain", gain), ("bias", bias)])?;
-    check_eps(OP, eps)?;
-    let n_cols = check(OP, &[("x", x, ".. c"), ("gain", gain, "c"), ("bias", bias, "c")])?.get("c");
-    if x.rank() < 2 {
-        return Err(Error::shape(OP, format!("x {:?} given, [n, .., c] wanted", x.shape())));
-    }
-    if groups == 0 || !n_cols.is_multiple_of(groups) {
-        return Err(Error::argument(OP, format!("{n_cols} channels do not split into {groups} groups")));
-    }
-    if x.is_empty() {
-        return Tensor::empty(x.runtime(), x.shape(), x.dtype());
-    }
-    let (n_samples, group_size) = (x.shape()[0], n_cols / groups);
-    let x = x.contiguous()?;
-    let (mean, var) = reduce::group_moments(&x.reshape(&[n_samples, x.len() / n_cols / n_samples, n_cols])?, groups)?;
-    let (gain, bias) = (elementwise::cast(gain, DType::F32)?, elementwise::cast(bias, DType::F32)?);
-    normalise(
-        &x,
-        n_samples,
-        &Channels { mean: &mean, var: &var, gain: &gain, bias: &bias, eps, act: Act::None },
-        group_size,
-    )
 }
