@@ -2,6 +2,7 @@
 # make test               set up, build, run every test on the main adapter
 # make test-portability   the op tests on the other software adapters, the kernels in a browser
 # make bench              speed of every kernel family
+# make bench-peers        the same work beside burn on the same adapter, in turns (builds burn: a quarter of an hour)
 # make bench-classify     top-1 of the published networks on all their test images (needs LEANVISION_DATA)
 # make lint               format, lints, documentation
 
@@ -18,7 +19,7 @@ ifndef XDG_RUNTIME_DIR
 export NODEVICE_SELECT ?= 1
 endif
 
-.PHONY: demo test test-portability bench bench-classify lint setup
+.PHONY: demo test test-portability bench bench-peers bench-classify lint setup
 
 setup:
 	@bash .ci/setup.sh
@@ -35,6 +36,9 @@ test-portability:
 
 bench: setup
 	cargo bench
+
+bench-peers: setup
+	cargo run --release --manifest-path benches/peers/Cargo.toml -- ops --results benches/results
 
 bench-classify: setup
 	@bash .ci/bench-classify.sh

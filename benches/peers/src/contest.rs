@@ -1,0 +1,190 @@
+//! One contest: the same work on both engines, checked against each other, then timed in turns.
+
+use crate::sides::Side;
+use anyhow::{Result, ensure};
+use cpu_time::ProcessTime;
+use serde::Serialize;
+use std::time::Instant;
+
+/// Turns of each engine.
+pub(crate) const ROUNDS: usize = 7;
+/// CPU seconds that a turn should last.
+const TURN: f64 = 0.4;
+
+/// The same work for both engines.
+pub(crate) struct Contest {
+    /// What is computed, such as `softmax`.
+    pub(crate) op: &'static str,
+    pub(crate) shape: &'static str,
+    /// Floating-point operations or bytes of one run.
+    pub(crate) work: f64,
+    /// `GFLOP` or `GB`.
+    pub(crate) unit: &'static str,
+    /// Largest difference between the results of the engines that passes.
+    pub(crate) tolerance: f64,
+    /// How many times burn's rate we want to reach.
+    pub(crate) target: Option<f64>,
+    pub(crate) ours: Box<dyn Side>,
+    pub(crate) burn: Box<dyn Side>,
+}
+
+/// What one engine took.
+#[derive(Debug, Serialize)]
+pub(crate) struct Cost {
+    /// Work per second of one core's CPU time: the median over the turns.
+    pub(crate) rate: f64,
+    /// CPU time of the process for one run, the wait included, in ms.
+    cpu_ms: Spread,
+    /// Wall time of one run, the wait included, in ms.
+    wall_ms: Spread,
+    /// Wall time of the first run, compilation and tuning included, in ms.
+    first_ms: f64,
+    /// Runs in a turn.
+    runs: usize,
+}
+
+/// The outcome of a contest.
+#[derive(Debug, Serialize)]
+pub(crate) struct Row {
+    op: &'static str,
+    shape: &'static str,
+    /// Unit of the rates, per CPU second.
+    unit: &'static str,
+    ours: Cost,
+    burn: Cost,
+    /// Our rate over burn's: that of the medians, and the least and most between turns that follow each other.
+    ratio: Spread,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<f64>,
+    /// Largest difference between the two results.
+    difference: f64,
+}
+
+/// CPU and wall time of one run, in seconds, per turn.
+#[derive(Default)]
+struct Turns {
+    cpu: Vec<f64>,
+    wall: Vec<f64>,
+}
+
+impl Turns {
+    fn take(&mut self, side: &mut dyn Side, runs: usize) -> Result<()> {
+        let (cpu, wall) = (ProcessTime::now(), Instant::now());
+        for _ in 0..runs {
+            side.run()?;
+        }
+        self.cpu.push(cpu.elapsed().as_secs_f64() / runs as f64);
+        self.wall.push(wall.elapsed().as_secs_f64() / runs as f64);
+        Ok(())
+    }
+
+    fn cost(&self, work: f64, first_ms: f64, runs: usize) -> Cost {
+        let cpu_ms = Spread::of(self.cpu.iter().map(|s| s * 1e3));
+        let wall_ms = Spread::of(self.wall.iter().map(|s| s * 1e3));
+        Cost { rate: work / cpu_ms.median / 1e6, cpu_ms, wall_ms, first_ms, runs }
+    }
+}
+
+/// What the turns came to.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Spread {
+    median: f64,
+    least: f64,
+    most: f64,
+}
+
+impl Spread {
+    /// Of at least one value.
+    fn of(values: impl IntoIterator<Item = f64>) -> Self {
+        let mut sorted: Vec<f64> = values.into_iter().collect();
+        sorted.sort_by(f64::total_cmp);
+        Self { median: sorted[sorted.len() / 2], least: sorted[0], most: sorted[sorted.len() - 1] }
+    }
+}
+
+/// First run of a side, in ms of wall time; then the runs that fill a turn.
+fn warm_up(side: &mut dyn Side) -> Result<(f64, usize)> {
+    let start = Instant::now();
+    side.run()?;
+    let first_ms = start.elapsed().as_secs_f64() * 1e3;
+    // Some kernels are tuned or compiled at the second run only.
+    let mut turns = Turns::default();
+    for _ in 0..3 {
+        turns.take(side, 1)?;
+    }
+    let once = Spread::of(turns.cpu).least.max(1e-6);
+    Ok((first_ms, ((TURN / once).ceil() as usize).clamp(1, 2000)))
+}
+
+/// Work per CPU second of one side alone, after its warm-up.
+pub(crate) fn alone(side: &mut dyn Side, work: f64, rounds: usize) -> Result<Cost> {
+    let (first_ms, runs) = warm_up(side)?;
+    let mut turns = Turns::default();
+    for _ in 0..rounds {
+        turns.take(side, runs)?;
+    }
+    Ok(turns.cost(work * 1e9, first_ms, runs))
+}
+
+impl Contest {
+    /// Checks that both engines give the same numbers, then lets them take turns.
+    pub(crate) fn run(mut self) -> Result<Row> {
+        let (burn_first, burn_runs) = warm_up(&mut *self.burn)?;
+        let (our_first, our_runs) = warm_up(&mut *self.ours)?;
+        let difference = difference(&self.ours.read()?, &self.burn.read()?)?;
+        ensure!(
+            difference <= self.tolerance,
+            "{} {}: the engines differ by {difference:e}, {:e} allowed",
+            self.op,
+            self.shape,
+            self.tolerance
+        );
+        let (mut burn, mut ours) = (Turns::default(), Turns::default());
+        for _ in 0..ROUNDS {
+            burn.take(&mut *self.burn, burn_runs)?;
+            ours.take(&mut *self.ours, our_runs)?;
+        }
+        let ratio = Spread::of(burn.cpu.iter().zip(&ours.cpu).map(|(burn, ours)| burn / ours));
+        let (burn, ours) = (burn.cost(self.work, burn_first, burn_runs), ours.cost(self.work, our_first, our_runs));
+        let ratio = Spread { median: ours.rate / burn.rate, ..ratio };
+        let Self { op, shape, unit, target, .. } = self;
+        Ok(Row { op, shape, unit, ours, burn, ratio, target, difference })
+    }
+}
+
+/// The largest difference between two results; infinite if one is not a number.
+fn difference(a: &[f32], b: &[f32]) -> Result<f64> {
+    ensure!(a.len() == b.len(), "results of {} and {} elements", a.len(), b.len());
+    Ok(leanvision::bench::worst(a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b))))
+}
+
+impl Row {
+    pub(crate) const HEAD: &str = "operation    shape                            ours/CPU s   burn/CPU s  ratio (turns)          \
+                                   ours/wall s  burn/wall s   first, ms: ours, burn  difference";
+}
+
+impl std::fmt::Display for Row {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let unit = if self.unit == "GFLOP" { "GF" } else { "GB" };
+        let wall = |cost: &Cost| cost.rate * cost.cpu_ms.median / cost.wall_ms.median;
+        let Spread { median: ratio, least, most } = self.ratio;
+        write!(
+            f,
+            "{:<12} {:<30} {:>9.2} {unit} {:>9.2} {unit} {ratio:>6.2} ({least:.2} to {most:.2}) {:>9.2} {unit} {:>9.2} {unit} \
+             {:>10.0} {:>10.0} {:>11.1e}{}",
+            self.op,
+            self.shape,
+            self.ours.rate,
+            self.burn.rate,
+            wall(&self.ours),
+            wall(&self.burn),
+            self.ours.first_ms,
+            self.burn.first_ms,
+            self.difference,
+            match self.target {
+                Some(target) if ratio < target => format!("  BELOW {target}"),
+                _ => String::new(),
+            }
+        )
+    }
+}
