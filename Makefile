@@ -2,7 +2,7 @@
 # make test               set up, build, run every test on the main adapter
 # make test-portability   the op tests on the other software adapters, the kernels in a browser
 # make bench              speed of every kernel family
-# make bench-peers        the same work beside burn on the same adapter, in turns (builds burn: a quarter of an hour)
+# make bench-peers        the same work beside burn on the same adapter, in turns (builds burn: up to half an hour)
 # make bench-classify     top-1 of the published networks on all their test images (needs LEANVISION_DATA)
 # make lint               format, lints, documentation
 
