@@ -102,23 +102,27 @@ impl Spread {
     }
 }
 
-/// First run of a side, in ms of wall time; then the runs that fill a turn.
-fn warm_up(side: &mut dyn Side) -> Result<(f64, usize)> {
+/// Wall time of a side's first run, in ms.
+pub(crate) fn first(side: &mut dyn Side) -> Result<f64> {
     let start = Instant::now();
     side.run()?;
-    let first_ms = start.elapsed().as_secs_f64() * 1e3;
+    Ok(start.elapsed().as_secs_f64() * 1e3)
+}
+
+/// The runs that fill a turn, after a warm-up.
+fn runs_of_turn(side: &mut dyn Side) -> Result<usize> {
     // Some kernels are tuned or compiled at the second run only.
     let mut turns = Turns::default();
     for _ in 0..3 {
         turns.take(side, 1)?;
     }
     let once = Spread::of(turns.cpu).least.max(1e-6);
-    Ok((first_ms, ((TURN / once).ceil() as usize).clamp(1, 2000)))
+    Ok(((TURN / once).ceil() as usize).clamp(1, 2000))
 }
 
-/// Work per CPU second of one side alone, after its warm-up.
-pub(crate) fn alone(side: &mut dyn Side, work: f64, rounds: usize) -> Result<Cost> {
-    let (first_ms, runs) = warm_up(side)?;
+/// What one side takes alone, after a first run of `first_ms`.
+pub(crate) fn alone(side: &mut dyn Side, work: f64, rounds: usize, first_ms: f64) -> Result<Cost> {
+    let runs = runs_of_turn(side)?;
     let mut turns = Turns::default();
     for _ in 0..rounds {
         turns.take(side, runs)?;
@@ -129,8 +133,8 @@ pub(crate) fn alone(side: &mut dyn Side, work: f64, rounds: usize) -> Result<Cos
 impl Contest {
     /// Checks that both engines give the same numbers, then lets them take turns.
     pub(crate) fn run(mut self) -> Result<Row> {
-        let (burn_first, burn_runs) = warm_up(&mut *self.burn)?;
-        let (our_first, our_runs) = warm_up(&mut *self.ours)?;
+        let burn_first = first(&mut *self.burn)?;
+        let our_first = first(&mut *self.ours)?;
         let difference = difference(&self.ours.read()?, &self.burn.read()?)?;
         ensure!(
             difference <= self.tolerance,
@@ -139,6 +143,7 @@ impl Contest {
             self.shape,
             self.tolerance
         );
+        let (burn_runs, our_runs) = (runs_of_turn(&mut *self.burn)?, runs_of_turn(&mut *self.ours)?);
         let (mut burn, mut ours) = (Turns::default(), Turns::default());
         for _ in 0..ROUNDS {
             burn.take(&mut *self.burn, burn_runs)?;

@@ -3,7 +3,7 @@
 mod resnet;
 mod vit;
 
-use crate::contest::alone;
+use crate::contest::{alone, first};
 use crate::sides::Side;
 use anyhow::{Context, Result};
 use burn::module::Module;
@@ -80,10 +80,10 @@ pub(crate) fn run_burn(device: &Device, only: &str) -> Result<()> {
     ];
     for (name, make) in steps.iter().filter(|(name, _)| name.contains(only)) {
         let mut step = make();
-        step.run()?;
-        let first = step.read()?[0];
-        let cost = alone(&mut *step, BATCH as f64, ROUNDS)?;
-        println!("{name}: {:.2} images/CPU s; loss {first:.3} to {:.3}", cost.rate, step.read()?[0]);
+        let first_ms = first(&mut *step)?;
+        let loss = step.read()?[0];
+        let cost = alone(&mut *step, BATCH as f64, ROUNDS, first_ms)?;
+        println!("{name}: {:.2} images/CPU s; loss {loss:.3} to {:.3}", cost.rate, step.read()?[0]);
         println!("{}", serde_json::to_string(&cost)?);
     }
     Ok(())
