@@ -149,3 +149,140 @@ fn pool_put(at: u32, sum: vec4<f32>, count: f32) {
         pool_out4[at] = Elem4(sum / count);
     }
 }
+
+// ---- gradients: an input pixel takes from the windows over it; n_rows = n h ----
+@group(0) @binding(0) var<storage, read> pool_bwd_d_out: array<Elem>;          // [n, ho, wo, c]
+@group(0) @binding(1) var<storage, read> pool_bwd_index: array<u32>;           // [n, ho, wo, c], of a maximum: its y w + x
+@group(0) @binding(2) var<storage, read_write> pool_bwd_d_x: array<Elem>;      // [n, h, w, c]
+@group(0) @binding(0) var<storage, read> pool_bwd_d_out4: array<Elem4>;
+@group(0) @binding(1) var<storage, read> pool_bwd_index4: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read_write> pool_bwd_d_x4: array<Elem4>;
+
+// The first window over a row or column, and past the last: none where they are equal, or the first is larger.
+fn pool_over(at: u32, kernel: u32, stride: u32, padding: u32, n_out: u32) -> vec2<u32> {
+    let padded = at + padding;
+    let first = select(0u, (padded - kernel) / stride + 1u, padded >= kernel);
+    return vec2<u32>(first, min(padded / stride + 1u, n_out));
+}
+
+@compute @workgroup_size(WG_SIZE)
+fn pool_plain_bwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+                  @builtin(local_invocation_index) local: u32) {
+    let p = pool_params;
+    let i = thread_id(group, n_groups, local, WG_SIZE);
+    if i >= p.n_rows * p.w * p.c {
+        return;
+    }
+    let kernel = pool_pair(p.kernel);
+    let stride = pool_pair(p.stride);
+    let padding = pool_pair(p.padding);
+    let pixel = i / p.c;
+    let row = pixel / p.w;
+    let image = row / p.h;
+    let at = vec2<u32>(row - image * p.h, pixel - row * p.w);
+    let rows = pool_over(at.x, kernel.x, stride.x, padding.x, p.ho);
+    let columns = pool_over(at.y, kernel.y, stride.y, padding.y, p.wo);
+    let here = at.x * p.w + at.y;
+    var sum = 0.0;
+    for (var y = rows.x; y < rows.y; y++) {
+        let high = pool_count(y * stride.x - padding.x, kernel.x, p.h);
+        for (var x = columns.x; x < columns.y; x++) {
+            let window = ((image * p.ho + y) * p.wo + x) * p.c + i - pixel * p.c;
+            let d = f32(pool_bwd_d_out[window]);
+            if OP == 0u {
+                sum += select(0.0, d, pool_bwd_index[window] == here);
+            } else {
+                sum += d / (high * pool_count(x * stride.y - padding.y, kernel.y, p.w));
+            }
+        }
+    }
+    pool_bwd_d_x[i] = Elem(sum);
+}
+
+// ---- four channels; c % 4 = 0 ----
+@compute @workgroup_size(WG_SIZE)
+fn pool_vec4_bwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+                 @builtin(local_invocation_index) local: u32) {
+    let p = pool_params;
+    let id = thread_id(group, n_groups, local, WG_SIZE);
+    let c4 = p.c / 4u;
+    let pixel = id / c4;
+    let row = pixel / p.w;
+    if row >= p.n_rows {
+        return;
+    }
+    let kernel = pool_pair(p.kernel);
+    let stride = pool_pair(p.stride);
+    let padding = pool_pair(p.padding);
+    let image = row / p.h;
+    let at = vec2<u32>(row - image * p.h, pixel - row * p.w);
+    let rows = pool_over(at.x, kernel.x, stride.x, padding.x, p.ho);
+    let columns = pool_over(at.y, kernel.y, stride.y, padding.y, p.wo);
+    let here = vec4<u32>(at.x * p.w + at.y);
+    var sum = vec4<f32>(0.0);
+    for (var y = rows.x; y < rows.y; y++) {
+        let high = pool_count(y * stride.x - padding.x, kernel.x, p.h);
+        for (var x = columns.x; x < columns.y; x++) {
+            let window = ((image * p.ho + y) * p.wo + x) * c4 + id - pixel * c4;
+            let d = vec4<f32>(pool_bwd_d_out4[window]);
+            if OP == 0u {
+                sum += select(vec4<f32>(0.0), d, pool_bwd_index4[window] == here);
+            } else {
+                sum += d / (high * pool_count(x * stride.y - padding.y, kernel.y, p.w));
+            }
+        }
+    }
+    pool_bwd_d_x4[id] = Elem4(sum);
+}
+
+// ---- where a maximum stands, the first of equal ones in row-major order; n_rows = n ho ----
+@group(0) @binding(1) var<storage, read_write> pool_index_out: array<u32>;
+@group(0) @binding(1) var<storage, read_write> pool_index_out4: array<vec4<u32>>;
+
+@compute @workgroup_size(WG_SIZE)
+fn pool_index_plain_bwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+                        @builtin(local_invocation_index) local: u32) {
+    let p = pool_params;
+    let i = thread_id(group, n_groups, local, WG_SIZE);
+    if i >= p.n_rows * p.wo * p.c {
+        return;
+    }
+    let window = pool_window(i);
+    var index = window.lo.x * p.w + window.lo.y;
+    var best = f32(pool_x[window.base + index * p.c]);
+    for (var y = window.lo.x; y < window.hi.x; y++) {
+        for (var x = window.lo.y; x < window.hi.y; x++) {
+            let here = y * p.w + x;
+            let value = f32(pool_x[window.base + here * p.c]);
+            let wins = value > best || pool_is_nan(value);
+            best = select(best, value, wins);
+            index = select(index, here, wins);
+        }
+    }
+    pool_index_out[i] = index;
+}
+
+@compute @workgroup_size(WG_SIZE)
+fn pool_index_vec4_bwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+                       @builtin(local_invocation_index) local: u32) {
+    let p = pool_params;
+    let id = thread_id(group, n_groups, local, WG_SIZE);
+    let c4 = p.c / 4u;
+    if id >= p.n_rows * p.wo * c4 {
+        return;
+    }
+    let window = pool_window(id * 4u);
+    var index = vec4<u32>(window.lo.x * p.w + window.lo.y);
+    var best = vec4<f32>(pool_x4[window.base / 4u + index.x * c4]);
+    for (var y = window.lo.x; y < window.hi.x; y++) {
+        for (var x = window.lo.y; x < window.hi.y; x++) {
+            let here = y * p.w + x;
+            let value = vec4<f32>(pool_x4[window.base / 4u + here * c4]);
+            let nan = (bitcast<vec4<u32>>(value) & vec4<u32>(0x7fffffffu)) > vec4<u32>(0x7f800000u);
+            let wins = (value > best) | nan;
+            best = select(best, value, wins);
+            index = select(index, vec4<u32>(here), wins);
+        }
+    }
+    pool_index_out4[id] = index;
+}

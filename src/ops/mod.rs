@@ -31,6 +31,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
     let families: &[&'static [Kernel]] = &[
         attention::KERNELS,
         conv::KERNELS,
+        conv::BWD_KERNELS,
         elementwise::KERNELS,
         gather::KERNELS,
         matmul::KERNELS,

@@ -42,3 +42,58 @@ pub fn conv2d_at(x: &Array, w: &Array, bias: Option<&Array>, conv: &Conv2d, inde
     }
     sum
 }
+
+/// Element `i` of the gradient of the input, images of `size` pixels, from that of the result, `[n, ho, wo, co]`.
+///
+/// # Panics
+/// If the shapes do not go together.
+#[must_use]
+pub fn conv2d_bwd_x_at(d: &Array, w: &Array, size: [usize; 2], conv: &Conv2d, i: usize) -> f64 {
+    let (ci_group, co_group) = (w.shape[2], w.shape[3] / conv.groups);
+    let ci = ci_group * conv.groups;
+    let (c, pixel) = (i % ci, i / ci);
+    let (n, y, left) = (pixel / size[1] / size[0], pixel / size[1] % size[0], pixel % size[1]);
+    // The output whose window has this pixel at tap r.
+    let output = |at: usize, r: usize, axis: usize| {
+        let from = (at + conv.padding[axis]).checked_sub(r * conv.dilation[axis])?;
+        (from % conv.stride[axis] == 0 && from / conv.stride[axis] < d.shape[1 + axis])
+            .then(|| from / conv.stride[axis])
+    };
+    let mut sum = 0.0;
+    for r in 0..w.shape[0] {
+        for s in 0..w.shape[1] {
+            let (Some(row), Some(column)) = (output(y, r, 0), output(left, s, 1)) else { continue };
+            for o in (c / ci_group * co_group..).take(co_group) {
+                sum += d.at(&[n, row, column, o]) * w.at(&[r, s, c % ci_group, o]);
+            }
+        }
+    }
+    sum
+}
+
+/// Element `i` of the gradient of weights whose kernel has this many pixels, from that of the result, `[n, ho, wo, co]`.
+///
+/// # Panics
+/// If the shapes do not go together.
+#[must_use]
+pub fn conv2d_bwd_w_at(x: &Array, d: &Array, kernel: [usize; 2], conv: &Conv2d, i: usize) -> f64 {
+    let (&[_, h, width, ci], &[n, ho, wo, co]) = (x.shape.as_slice(), d.shape.as_slice()) else {
+        panic!("x {:?} and d {:?} need four axes", x.shape, d.shape);
+    };
+    let ci_group = ci / conv.groups;
+    let (o, c, tap) = (i % co, i / co % ci_group, i / co / ci_group);
+    let (r, s) = (tap / kernel[1], tap % kernel[1]);
+    let from = o / (co / conv.groups) * ci_group + c;
+    let mut sum = 0.0;
+    for y in 0..ho {
+        let row = (y * conv.stride[0] + r * conv.dilation[0]).checked_sub(conv.padding[0]).filter(|v| *v < h);
+        for left in 0..wo {
+            let column = (left * conv.stride[1] + s * conv.dilation[1]).checked_sub(conv.padding[1]);
+            let (Some(row), Some(column)) = (row, column.filter(|v| *v < width)) else { continue };
+            for image in 0..n {
+                sum += x.at(&[image, row, column, from]) * d.at(&[image, y, left, o]);
+            }
+        }
+    }
+    sum
+}

@@ -8,6 +8,7 @@ mod support;
 mod attention;
 mod autograd;
 mod conv;
+mod conv_bwd;
 mod elementwise;
 mod gather;
 mod matmul;

@@ -1,6 +1,6 @@
 use crate::support::compare::{Tolerance, compare};
 use crate::support::golden::{Golden, permuted};
-use crate::support::row::{Shapes, download, row, rows, upload};
+use crate::support::row::{Shapes, download, row, rows, upload, values};
 use crate::support::runtime;
 use leanvision::ops::pool::{avg_pool2d, global_avg_pool, max_pool2d};
 use leanvision::reference::pool as reference;
@@ -168,4 +168,69 @@ fn wrong_pools_are_named() {
     assert!(matches!(global_avg_pool(&none), Err(Error::Shape { .. })));
     let whole = Tensor::zeros(&runtime, &[1, 4, 4, 2], DType::U32).unwrap();
     assert!(matches!(global_avg_pool(&whole), Err(Error::DType { .. })));
+}
+
+/// Small enough for differences: pixels that several windows share, and pixels that none reaches.
+const GRADS: &[Shapes] = &[&[&[2, 7, 6, 3]], &[&[1, 8, 8, 4]], &[&[1, 5, 9, 8]], &[&[1, 3, 3, 1]], &[&[0, 4, 4, 4]]];
+
+#[test]
+fn gradients_match_differences() {
+    // No two of so few random values lie within the step of each other, so it changes no maximum.
+    rows(WINDOWS.iter().map(|&[kernel, stride, padding]| {
+        row(
+            "max_pool2d",
+            GRADS,
+            -9.0..-1.0,
+            move |x| max_pool2d(&x[0], kernel, stride, padding),
+            move |x| reference::max_pool2d(&x[0], kernel, stride, padding),
+        )
+        .grad(&[0], Tolerance::F32)
+    }));
+    rows(WINDOWS.iter().flat_map(|&[kernel, stride, padding]| {
+        [true, false].map(|counted| {
+            row(
+                if counted { "avg_pool2d, padding counts" } else { "avg_pool2d" },
+                GRADS,
+                -1.0..1.0,
+                move |x| avg_pool2d(&x[0], kernel, stride, padding, counted),
+                move |x| reference::avg_pool2d(&x[0], kernel, stride, padding, counted),
+            )
+            .grad(&[0], Tolerance::F32)
+        })
+    }));
+    rows([row("global", GRADS, -1.0..1.0, |x| global_avg_pool(&x[0]), |x| reference::global_avg_pool(&x[0]))
+        .grad(&[0], Tolerance::F32)]);
+}
+
+#[test]
+fn the_first_of_equal_maxima_takes_the_gradient() {
+    let Some(runtime) = runtime() else { return };
+    for c in [1, 4] {
+        // Rows 0 0 0, 0 5 5, 0 5 NaN: windows of 2 x 2, side by side.
+        let pixels = [0.0_f32, 0.0, 0.0, 0.0, 5.0, 5.0, 0.0, 5.0, f32::NAN];
+        let data: Vec<f32> = pixels.iter().flat_map(|v| vec![*v; c]).collect();
+        let x = Tensor::from_slice(&runtime, &data, &[1, 3, 3, c]).unwrap().require_grad().unwrap();
+        let out = max_pool2d(&x, [2, 2], [1, 1], [0, 0]).unwrap();
+        let d: Vec<f32> = [1.0_f32, 10.0, 100.0, 1000.0].iter().flat_map(|v| vec![*v; c]).collect();
+        let d = Tensor::from_slice(&runtime, &d, &[1, 2, 2, c]).unwrap();
+        let got = out.backward_with(&d).unwrap().take(&x).unwrap().to_vec::<f32>().unwrap();
+        let want = [0.0_f32, 0.0, 0.0, 0.0, 111.0, 0.0, 0.0, 0.0, 1000.0];
+        assert_eq!(got, want.iter().flat_map(|v| vec![*v; c]).collect::<Vec<f32>>());
+    }
+}
+
+#[test]
+fn f16_gradients_are_those_of_f32() {
+    let Some(runtime) = runtime().filter(|runtime| runtime.profile().features.f16) else { return };
+    // Whole numbers small enough for f16 to hold every sum.
+    let x = values(&[2, 9, 8, 12], &(-4.0..4.0), DType::I32, 1);
+    for [kernel, stride, padding] in WINDOWS.iter().copied() {
+        let grads = [DType::F32, DType::F16].map(|dtype| {
+            let x = upload(&runtime, &x, dtype).unwrap().require_grad().unwrap();
+            let out = max_pool2d(&x, kernel, stride, padding).unwrap();
+            let d = upload(&runtime, &values(out.shape(), &(-4.0..4.0), DType::I32, 2), dtype).unwrap();
+            download(&out.backward_with(&d).unwrap().take(&x).unwrap()).unwrap()
+        });
+        assert_eq!(grads[0], grads[1], "{kernel:?} {stride:?} {padding:?}");
+    }
 }

@@ -1,8 +1,17 @@
 //! Two-dimensional convolution of images `[n, h, w, c]`: stride, padding, dilation, groups; bias, residual and
 //! activation fused.
 
+mod backward;
+
+pub use backward::{
+    InputVariant, KERNELS as BWD_KERNELS, WeightVariant, input_gradient, input_gradient_with, weight_gradient,
+    weight_gradient_with,
+};
+
 use super::act::{ACT, Act};
-use super::matmul;
+use super::elementwise::activate;
+use super::{matmul, reduce};
+use crate::autograd::{record, refuse, wants};
 use crate::runtime::{
     Bind::{Read, Write},
     Common, DeviceProfile, INDEX, Kernel, Need,
@@ -10,7 +19,7 @@ use crate::runtime::{
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
-const SOURCE: &str = include_str!("../../shaders/conv.wgsl");
+const SOURCE: &str = include_str!("../../../shaders/conv.wgsl");
 const COMMONS: &[Common] = &[INDEX, ACT];
 const FLOATS: &[DType] = &[DType::F32, DType::F16];
 const BIAS: u32 = 1;
@@ -215,8 +224,7 @@ impl Variant {
 /// [`Error::Argument`] for a stride, dilation or group count of 0, [`Error::DType`] unless all are of one float type,
 /// [`Error::Limit`] on software adapters for windows of so many numbers that the loops over them would be cut short.
 pub fn conv2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, conv: &Conv2d, act: Act) -> Result<Tensor> {
-    let problem = Problem::new("conv2d", x, w, bias, None, conv, act)?;
-    problem.run(problem.choose())
+    recorded("conv2d", x, w, bias, None, conv, act)
 }
 
 /// `act(x * w + bias + residual)`: [`conv2d`] with a tensor of the output's shape `[n, ho, wo, co]` added before the
@@ -232,8 +240,41 @@ pub fn conv2d_residual(
     conv: &Conv2d,
     act: Act,
 ) -> Result<Tensor> {
-    let problem = Problem::new("conv2d_residual", x, w, bias, Some(residual), conv, act)?;
-    problem.run(problem.choose())
+    recorded("conv2d_residual", x, w, bias, Some(residual), conv, act)
+}
+
+fn recorded(
+    op: &'static str,
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    residual: Option<&Tensor>,
+    conv: &Conv2d,
+    act: Act,
+) -> Result<Tensor> {
+    let inputs = [x, w, bias.unwrap_or(x), residual.unwrap_or(x)];
+    let wanted = wants(&inputs);
+    if wanted && !act.is_by_result() {
+        return activate(&recorded(op, x, w, bias, residual, conv, Act::None)?, act);
+    }
+    let [bias_in, residual_in] = [bias, residual].map(|operand| operand.map(Tensor::detach));
+    let problem = Problem::new(op, &x.detach(), &w.detach(), bias_in.as_ref(), residual_in.as_ref(), conv, act)?;
+    let out = problem.run(problem.choose())?;
+    if !wanted {
+        return Ok(out);
+    }
+    let saved_out = (act != Act::None).then(|| out.clone());
+    let (x_shape, w_shape, conv) = (backward::four(x)?, backward::four(w)?, *conv);
+    let [wants_bias, wants_residual] = [bias, residual].map(|operand| operand.is_some_and(Tensor::needs_grad));
+    // Frozen weights need no input kept, and frozen inputs no weights.
+    let (x_in, w_in) = (w.needs_grad().then_some(problem.x), x.needs_grad().then_some(problem.w));
+    Ok(record(op, out, inputs, move |d, _| {
+        let d = saved_out.as_ref().map_or_else(|| Ok(d.clone()), |out| act.backward(out, d))?.contiguous()?;
+        let d_x = w_in.map(|w| backward::checked_input_gradient(&d, &w, x_shape, &conv)).transpose()?;
+        let d_w = x_in.map(|x| backward::checked_weight_gradient(&x, &d, w_shape, &conv)).transpose()?;
+        let d_bias = wants_bias.then(|| reduce::sum(&d, &[0, 1, 2], false)).transpose()?;
+        Ok([d_x, d_w, d_bias, wants_residual.then_some(d)])
+    }))
 }
 
 /// [`conv2d`], or [`conv2d_residual`] with a residual, by one variant, for tests and benchmarks.
@@ -249,6 +290,7 @@ pub fn conv2d_with(
     conv: &Conv2d,
     act: Act,
 ) -> Result<Tensor> {
+    refuse("conv2d_with", &[x, w, bias.unwrap_or(x), residual.unwrap_or(x)])?;
     let problem = Problem::new("conv2d_with", x, w, bias, residual, conv, act)?;
     if !problem.fits(variant) {
         return Err(Error::Feature {
@@ -258,6 +300,11 @@ pub fn conv2d_with(
         });
     }
     problem.run(variant)
+}
+
+/// Height and width in one word.
+fn pair([h, w]: [usize; 2]) -> u32 {
+    h as u32 | (w as u32) << 16
 }
 
 /// A checked convolution: its operands, row-major, and its sizes.
@@ -312,8 +359,18 @@ impl Problem {
         if let Some(residual) = residual.filter(|residual| residual.shape() != shape) {
             return Err(Error::shape(op, format!("residual {:?} given, {shape:?} wanted", residual.shape())));
         }
-        let pair = |[h, w]: [usize; 2]| h as u32 | (w as u32) << 16;
-        let bit = |there: bool, bit: u32| if there { bit } else { 0 };
+        let mut problem = Self::bare(x, w, conv, shape)?;
+        problem.bias = bias.map(Tensor::contiguous).transpose()?;
+        problem.residual = residual.map(Tensor::contiguous).transpose()?;
+        problem.params.operands = if bias.is_some() { BIAS } else { 0 } | if residual.is_some() { RESIDUAL } else { 0 };
+        problem.act = act;
+        Ok(problem)
+    }
+
+    /// Without bias, residual and activation, to any `shape`: windows may start or end anywhere outside the image.
+    fn bare(x: &Tensor, w: &Tensor, conv: &Conv2d, shape: [usize; 4]) -> Result<Self> {
+        let ([_, h, width, ci], [kh, kw, ci_group, co]) = (backward::four(x)?, backward::four(w)?);
+        let [n, ho, wo, _] = shape;
         let params = ConvParams {
             n_pixels: (n * ho * wo) as u32,
             n_blocks: 0,
@@ -324,28 +381,21 @@ impl Problem {
             wo: wo as u32,
             co: co as u32,
             ci_group: ci_group as u32,
-            co_group: (co / groups) as u32,
+            co_group: (co / conv.groups) as u32,
             kernel: pair([kh, kw]),
             stride: pair(conv.stride),
             padding: pair(conv.padding),
             dilation: pair(conv.dilation),
-            operands: bit(bias.is_some(), BIAS) | bit(residual.is_some(), RESIDUAL),
+            operands: 0,
         };
-        Ok(Self {
-            x: x.contiguous()?,
-            w: w.contiguous()?,
-            bias: bias.map(Tensor::contiguous).transpose()?,
-            residual: residual.map(Tensor::contiguous).transpose()?,
-            conv: *conv,
-            act,
-            shape,
-            params,
-        })
+        let (x, w) = (x.contiguous()?, w.contiguous()?);
+        Ok(Self { x, w, bias: None, residual: None, conv: *conv, act: Act::None, shape, params })
     }
 
     fn fits(&self, variant: Variant) -> bool {
         let &[kh, kw, ci_group, co] = self.w.shape() else { return false };
-        if variant == Variant::Matmul && self.residual.is_some() {
+        let same_size = self.x.shape()[1..3] == self.shape[1..3];
+        if variant == Variant::Matmul && (self.residual.is_some() || !same_size) {
             return false;
         }
         variant.fits(self.x.runtime().profile(), self.x.dtype(), [kh, kw, ci_group, co], &self.conv)
