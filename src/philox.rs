@@ -22,6 +22,10 @@ pub mod stream {
     pub const SHAPES_TEST: u32 = 2;
     /// Weights of untrained networks; the step is the tensor.
     pub const WEIGHTS: u32 = 3;
+    /// Weights at the start of training, by the papers' rules; the step is the tensor.
+    pub const INITIAL_WEIGHTS: u32 = 4;
+    /// Crops and flips of training images; the step is the training step.
+    pub const CROP_FLIP: u32 = 5;
 }
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

@@ -4,6 +4,7 @@
 
 pub(crate) mod act;
 pub mod attention;
+pub mod augment;
 mod checks;
 pub mod conv;
 pub mod elementwise;
@@ -30,6 +31,7 @@ use crate::runtime::Kernel;
 pub fn kernels() -> Vec<&'static Kernel> {
     let families: &[&'static [Kernel]] = &[
         attention::KERNELS,
+        augment::KERNELS,
         conv::KERNELS,
         conv::BWD_KERNELS,
         elementwise::KERNELS,

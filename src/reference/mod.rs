@@ -4,6 +4,7 @@
 //! their own.
 
 pub mod attention;
+pub mod augment;
 pub mod conv;
 pub mod elementwise;
 pub mod gather;

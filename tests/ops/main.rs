@@ -6,6 +6,7 @@
 mod support;
 
 mod attention;
+mod augment;
 mod autograd;
 mod conv;
 mod conv_bwd;

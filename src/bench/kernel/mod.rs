@@ -1,6 +1,7 @@
 //! The cases of each op family, one file per family.
 
 mod attention;
+mod augment;
 mod conv;
 mod elementwise;
 mod gather;
@@ -24,6 +25,7 @@ type Build = fn(&Runtime, Level) -> Result<Vec<Case>>;
 /// Every family with its cases.
 const FAMILIES: &[(&str, Build)] = &[
     ("attention", attention::cases),
+    ("augment", augment::cases),
     ("conv", conv::cases),
     ("elementwise", elementwise::cases),
     ("gather", gather::cases),

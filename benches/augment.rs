@@ -1,0 +1,5 @@
+//! Random changes to training images.
+
+fn main() -> leanvision::Result<()> {
+    leanvision::bench::family_main("augment")
+}
