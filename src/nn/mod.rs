@@ -15,6 +15,7 @@ mod plan;
 mod reference;
 mod report;
 mod resnet;
+mod schedule;
 mod spec;
 mod summary;
 #[cfg(test)]
@@ -24,7 +25,7 @@ mod vit_forward;
 
 pub use checkpoint::{Checkpoint, Header, TensorEntry, Weights};
 pub use identify::{Hints, Identified, identify};
-pub use init::untrained;
+pub use init::{initial, untrained};
 pub use mnist_cnn::MnistCnnSpec;
 pub use mobilenet::MobileNetV2Spec;
 pub use model::Model;
@@ -36,6 +37,7 @@ pub use plan::{
 pub use reference::reference_forward;
 pub use report::{LoadReport, Misfit};
 pub use resnet::{Block, ResNetSpec, ShortcutKind, Stem};
+pub use schedule::{Curve, Every, SCHEDULE_FORMS, Schedule};
 pub use spec::{ARCH_NAMES, ModelSpec};
 pub use summary::{LayerRow, Summary};
 pub use vit::{QkvNames, VitNames, VitSpec};
