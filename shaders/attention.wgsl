@@ -4,22 +4,6 @@
 // A group takes a tile of queries of one sequence and one head and walks over the keys with a running maximum m_i and
 // a running sum of exp(s_ij - m_i); what was summed before is scaled down whenever m_i grows.
 // Exponentials are powers of 2: params.scale has log2(e) in it. A query without keys gives 0, and lse -1e30.
-const NEVER = -1e30;   // score of a key that is not seen: finite, so that the difference of two is a number
-const LN_2 = 0.6931472;
-
-struct AttentionParams {
-    // First element and the elements from one token and one head to the next.
-    base_q: u32, token_q: u32, head_q: u32,
-    base_k: u32, token_k: u32, head_k: u32,
-    base_v: u32, token_v: u32, head_v: u32,
-    n_heads: u32,    // of q
-    n_shared: u32,   // heads of q that share a head of k and v
-    n_tiles: u32,    // tiles of a sequence and head
-    n_groups: u32,
-    n_dims: u32,     // width of a head
-    causal: u32,     // 0: every key is seen
-    scale: f32,
-}
 @group(0) @binding(0) var<storage, read> attention_q: array<Elem>;          // [n_tokens, n_heads, n_dims], strided
 @group(0) @binding(1) var<storage, read> attention_k: array<Elem>;          // [n_keys, n_heads / n_shared, n_dims], strided
 @group(0) @binding(2) var<storage, read> attention_v: array<Elem>;          // like k
@@ -28,17 +12,6 @@ struct AttentionParams {
 @group(0) @binding(5) var<storage, read_write> attention_out: array<Elem>;  // [n_tokens, n_heads, n_dims]
 @group(0) @binding(6) var<storage, read_write> attention_lse: array<f32>;   // [n_tokens, n_heads]
 var<immediate> attention_params: AttentionParams;
-
-// What a group works on.
-struct Part {
-    tile: u32,       // of this sequence and head
-    head: u32,
-    head_kv: u32,
-    start_q: u32,    // first token of the sequence
-    n_queries: u32,
-    start_k: u32,
-    n_keys: u32,
-}
 
 fn part_of(group: u32) -> Part {
     let p = attention_params;

@@ -31,6 +31,7 @@ use crate::runtime::Kernel;
 pub fn kernels() -> Vec<&'static Kernel> {
     let families: &[&'static [Kernel]] = &[
         attention::KERNELS,
+        attention::backward::KERNELS,
         augment::KERNELS,
         conv::KERNELS,
         conv::BWD_KERNELS,

@@ -6,6 +6,7 @@
 mod support;
 
 mod attention;
+mod attention_backward;
 mod augment;
 mod autograd;
 mod conv;

@@ -1,13 +1,19 @@
 //! Attention over packed sequences, without a stored score matrix.
 
+pub(crate) mod backward;
+
+pub use backward::attention_backward_with;
+
+use crate::autograd::{record, refuse, wants};
 use crate::runtime::{
     Bind::{self, Read, Write},
-    DeviceProfile, Kernel, Need,
+    Common, DeviceProfile, INDEX, Kernel, Need,
 };
 use crate::tensor::{DType, Offsets, Tensor, check};
 use crate::{Error, Result};
 
-const SOURCE: &str = include_str!("../../shaders/attention.wgsl");
+const SOURCE: &str = include_str!("../../../shaders/attention.wgsl");
+const SHARED: Common = Common { name: "attention", source: include_str!("../../../shaders/common/attention.wgsl") };
 const FAMILY: &str = "attention";
 const OP: &str = "attention";
 
@@ -42,11 +48,38 @@ struct AttentionParams {
     scale: f32,
 }
 
+impl AttentionParams {
+    /// For heads of `q` on those of `k` and `v`, which are not empty.
+    fn new([q, k, v]: [&Tensor; 3], n_tiles: usize, n_groups: u32, options: &Attention) -> Self {
+        let (n_heads, n_dims) = (q.shape()[1], q.shape()[2]);
+        let scale = options.scale.unwrap_or(1.0 / (n_dims as f32).sqrt());
+        Self {
+            base_q: q.binding_from().1,
+            token_q: q.strides()[0] as u32,
+            head_q: q.strides()[1] as u32,
+            base_k: k.binding_from().1,
+            token_k: k.strides()[0] as u32,
+            head_k: k.strides()[1] as u32,
+            base_v: v.binding_from().1,
+            token_v: v.strides()[0] as u32,
+            head_v: v.strides()[1] as u32,
+            n_heads: n_heads as u32,
+            n_shared: (n_heads / k.shape()[1]) as u32,
+            n_tiles: n_tiles as u32,
+            n_groups,
+            n_dims: n_dims as u32,
+            causal: u32::from(options.causal),
+            scale: scale * std::f32::consts::LOG2_E,
+        }
+    }
+}
+
 const FLOATS: &[DType] = &[DType::F32, DType::F16];
 const BINDS: &[Bind] = &[Read, Read, Read, Read, Read, Write, Write];
 
 const fn kernel(entry: &'static str, overrides: &'static [(&'static str, &'static [u32])]) -> Kernel {
     Kernel::new(FAMILY, entry, SOURCE, BINDS)
+        .commons(&[INDEX, SHARED])
         .params::<AttentionParams>()
         .types(&["Elem"], &[FLOATS])
         .overrides(overrides)
@@ -216,7 +249,8 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, offsets: &Offsets, options:
     Ok(attention_with_lse(q, k, v, offsets, options)?.0)
 }
 
-/// As [`attention`], with the logarithm of each query's sum of exponentiated scores as well: f32 `[t, heads]`.
+/// As [`attention`], with the logarithm of each query's sum of exponentiated scores as well: f32 `[t, heads]`, through
+/// which no gradient flows.
 ///
 /// # Errors
 /// As [`attention`].
@@ -261,7 +295,24 @@ pub fn cross_attention_with_lse(
 ) -> Result<(Tensor, Tensor)> {
     let n_dims = q.shape().last().copied().unwrap_or(0);
     let variant = AttentionVariant::pick(q.runtime().profile(), q.dtype(), offsets.1.max_len(), n_dims);
-    attention_with(variant, [q, k, v], offsets, options)
+    let qkv = [q, k, v].map(Tensor::detach);
+    let (out, lse) = attention_with(variant, qkv.each_ref(), offsets, options)?;
+    if !wants(&[q, k, v]) {
+        return Ok((out, lse));
+    }
+    let (options, offsets, kv_offsets) = (*options, offsets.0.clone(), offsets.1.clone());
+    let (saved_out, saved_lse) = (out.clone(), lse.clone());
+    let out = record(OP, out, [q, k, v], move |d, wanted| {
+        backward::gradients(
+            None,
+            qkv.each_ref(),
+            [&saved_out, &saved_lse, d],
+            (&offsets, &kv_offsets),
+            &options,
+            wanted,
+        )
+    });
+    Ok((out, lse))
 }
 
 /// As [`cross_attention_with_lse`] by one variant, for tests and benchmarks; `qkv` are `[q, k, v]`.
@@ -275,7 +326,8 @@ pub fn attention_with(
     (offsets, kv_offsets): (&Offsets, &Offsets),
     options: &Attention,
 ) -> Result<(Tensor, Tensor)> {
-    let [n_heads, n_kv_heads, n_dims] = check_operands([q, k, v], (offsets, kv_offsets))?;
+    refuse("attention_with", &[q, k, v])?;
+    let [n_heads, _, n_dims] = check_operands([q, k, v], (offsets, kv_offsets))?;
     let (runtime, dtype) = (q.runtime(), q.dtype());
     let profile = runtime.profile();
     let tile = Tile::new(profile, dtype, n_dims);
@@ -306,31 +358,13 @@ pub fn attention_with(
     let Ok(n_groups_u32) = u32::try_from(n_groups) else {
         return Err(Error::shape(OP, format!("{n_groups} tiles of queries are more than 32 bits count")));
     };
-    let scale = options.scale.unwrap_or(1.0 / (n_dims as f32).sqrt());
-    let [at_q, at_k, at_v] = [&q, &k, &v].map(Tensor::binding_from);
-    let params = AttentionParams {
-        base_q: at_q.1,
-        token_q: q.strides()[0] as u32,
-        head_q: q.strides()[1] as u32,
-        base_k: at_k.1,
-        token_k: k.strides()[0] as u32,
-        head_k: k.strides()[1] as u32,
-        base_v: at_v.1,
-        token_v: v.strides()[0] as u32,
-        head_v: v.strides()[1] as u32,
-        n_heads: n_heads as u32,
-        n_shared: (n_heads / n_kv_heads) as u32,
-        n_tiles: n_tiles as u32,
-        n_groups: n_groups_u32,
-        n_dims: n_dims as u32,
-        causal: u32::from(options.causal),
-        scale: scale * std::f32::consts::LOG2_E,
-    };
+    let params = AttentionParams::new([&q, &k, &v], n_tiles, n_groups_u32, options);
     runtime
         .launch(variant.kernel())
         .types(&[dtype])
         .overrides(&variant.overrides(tile, n_dims))
-        .bind([at_q.0, at_k.0, at_v.0, offsets.starts().binding(), kv_offsets.starts().binding()])
+        .bind([&q, &k, &v].map(|x| x.binding_from().0))
+        .bind([offsets.starts().binding(), kv_offsets.starts().binding()])
         .bind([out.binding(), lse.binding()])
         .params(&params)
         .groups(n_groups as u64)
