@@ -1,6 +1,9 @@
 // Normalisation of rows:
 //   layer norm  out_ij = (x_ij - mean_i) / sqrt(var_i + eps) gain_j + bias_j    var_i over the row, divided by its length
 //   RMS norm    out_ij = x_ij / sqrt(mean_j x_ij^2 + eps) gain_j
+// and back, with x^ the normalised x, g = gain d, means over the row:
+//   layer norm  d_x = (g - mean(g) - x^ mean(g x^)) / sqrt(var + eps)
+//   RMS norm    d_x = (g - x^ mean(g x^)) / sqrt(mean x^2 + eps)
 // The rows variants give four rows, or one, to an invocation and use no workgroup memory: for software adapters and
 // short rows. The group variants give a row to a workgroup, whose lanes read side by side.
 override WG_SIZE: u32 = 64u;
@@ -242,5 +245,159 @@ fn norm_subgroup_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workg
     let m = Moments(first, mean, scale_of(squares));
     for (var c = local; c < p.n_cols; c += WG_SIZE) {
         write_element(start + c, c, m);
+    }
+}
+
+// ---- backward ----
+// The gradient of x, and what the sums for gain and bias need to normalise x again.
+@group(0) @binding(2) var<storage, read> norm_d4: array<Elem4>;               // of out
+@group(0) @binding(2) var<storage, read> norm_d: array<Elem>;
+@group(0) @binding(3) var<storage, read_write> norm_d_x4: array<Elem4>;
+@group(0) @binding(3) var<storage, read_write> norm_d_x: array<Elem>;
+@group(0) @binding(4) var<storage, read_write> norm_stats: array<vec4<f32>>;  // [n_rows]: first, mean, scale
+
+fn weighted4(at: u32, i: u32) -> vec4<f32> {
+    if GAIN == 1u {
+        return vec4<f32>(norm_d4[at]) * vec4<f32>(norm_gain4[i]);
+    }
+    return vec4<f32>(norm_d4[at]);
+}
+
+fn weighted1(at: u32, c: u32) -> f32 {
+    if GAIN == 1u {
+        return f32(norm_d[at]) * f32(norm_gain[c]);
+    }
+    return f32(norm_d[at]);
+}
+
+// From the sums of g and of g (x - first - mean): mean(g), where it counts, and the factor of x - first - mean.
+fn pulls(sum: f32, sum_x: f32, m: Moments) -> vec2<f32> {
+    let n = f32(norm_params.n_cols);
+    return vec2<f32>(select(0.0, sum / n, OP == 0u), sum_x / n * m.scale * m.scale);
+}
+
+// Row lengths that are multiples of 4; one invocation per row.
+@compute @workgroup_size(WG_SIZE)
+fn norm_vec4_bwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+                 @builtin(local_invocation_index) local: u32) {
+    let row = thread_id(group, n_groups, local, WG_SIZE);
+    let p = norm_params;
+    if row >= p.n_rows {
+        return;
+    }
+    let n_vec4 = p.n_cols / 4u;
+    let start = row * n_vec4;
+    var m: Moments;
+    if OP == 0u {
+        m = layer_moments(start, n_vec4);
+    } else {
+        m = rms_moments(start, n_vec4);
+    }
+    var sum = vec4<f32>(0.0);
+    var sum_x = vec4<f32>(0.0);
+    var i = 0u;
+    for (; i + 1u < n_vec4; i += 2u) {
+        let g_0 = weighted4(start + i, i);
+        let g_1 = weighted4(start + i + 1u, i + 1u);
+        let x_0 = load4(start + i) - m.first - m.mean;
+        let x_1 = load4(start + i + 1u) - m.first - m.mean;
+        sum += g_0 + g_1;
+        sum_x += g_0 * x_0 + g_1 * x_1;
+    }
+    if i < n_vec4 {
+        let g = weighted4(start + i, i);
+        sum += g;
+        sum_x += g * (load4(start + i) - m.first - m.mean);
+    }
+    let pull = pulls(added(sum), added(sum_x), m);
+    for (i = 0u; i + 1u < n_vec4; i += 2u) {
+        let g_0 = weighted4(start + i, i);
+        let g_1 = weighted4(start + i + 1u, i + 1u);
+        let x_0 = load4(start + i) - m.first - m.mean;
+        let x_1 = load4(start + i + 1u) - m.first - m.mean;
+        norm_d_x4[start + i] = Elem4((g_0 - pull.x - x_0 * pull.y) * m.scale);
+        norm_d_x4[start + i + 1u] = Elem4((g_1 - pull.x - x_1 * pull.y) * m.scale);
+    }
+    if i < n_vec4 {
+        let x = load4(start + i) - m.first - m.mean;
+        norm_d_x4[start + i] = Elem4((weighted4(start + i, i) - pull.x - x * pull.y) * m.scale);
+    }
+    norm_stats[row] = vec4<f32>(m.first, m.mean, m.scale, 0.0);
+}
+
+fn write_d_x(at: u32, c: u32, m: Moments, pull: vec2<f32>) {
+    let off = f32(norm_x[at]) - m.first - m.mean;
+    norm_d_x[at] = Elem((weighted1(at, c) - pull.x - off * pull.y) * m.scale);
+}
+
+// Any row length; one invocation per row.
+@compute @workgroup_size(WG_SIZE)
+fn norm_rows_bwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+                 @builtin(local_invocation_index) local: u32) {
+    let row = thread_id(group, n_groups, local, WG_SIZE);
+    let p = norm_params;
+    if row >= p.n_rows {
+        return;
+    }
+    let start = row * p.n_cols;
+    let first = first_of(start);
+    var mean = 0.0;
+    if OP == 0u {
+        for (var c = 0u; c < p.n_cols; c++) {
+            mean += f32(norm_x[start + c]) - first;
+        }
+        mean /= f32(p.n_cols);
+    }
+    var squares = 0.0;
+    var sum = 0.0;
+    var sum_x = 0.0;
+    for (var c = 0u; c < p.n_cols; c++) {
+        let off = f32(norm_x[start + c]) - first - mean;
+        let g = weighted1(start + c, c);
+        squares += off * off;
+        sum += g;
+        sum_x += g * off;
+    }
+    let m = Moments(first, mean, scale_of(squares));
+    let pull = pulls(sum, sum_x, m);
+    for (var c = 0u; c < p.n_cols; c++) {
+        write_d_x(start + c, c, m, pull);
+    }
+    norm_stats[row] = vec4<f32>(first, mean, m.scale, 0.0);
+}
+
+// Any row length; one workgroup per row.
+@compute @workgroup_size(WG_SIZE)
+fn norm_group_bwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+                  @builtin(local_invocation_index) local: u32) {
+    let row = group_id(group, n_groups);
+    let p = norm_params;
+    if row >= p.n_rows {
+        return;
+    }
+    let start = row * p.n_cols;
+    let first = first_of(start);
+    var mean = 0.0;
+    if OP == 0u {
+        mean = group_reduce(JOIN_SUM, local, lane_sum(start, local, first, 0.0, 1u)) / f32(p.n_cols);
+    }
+    var squares = 0.0;
+    var sum = 0.0;
+    var sum_x = 0.0;
+    for (var c = local; c < p.n_cols; c += WG_SIZE) {
+        let off = f32(norm_x[start + c]) - first - mean;
+        let g = weighted1(start + c, c);
+        squares += off * off;
+        sum += g;
+        sum_x += g * off;
+    }
+    let m = Moments(first, mean, scale_of(group_reduce(JOIN_SUM, local, squares)));
+    let row_sum = group_reduce(JOIN_SUM, local, sum);
+    let pull = pulls(row_sum, group_reduce(JOIN_SUM, local, sum_x), m);
+    for (var c = local; c < p.n_cols; c += WG_SIZE) {
+        write_d_x(start + c, c, m, pull);
+    }
+    if local == 0u {
+        norm_stats[row] = vec4<f32>(first, mean, m.scale, 0.0);
     }
 }

@@ -493,6 +493,89 @@ fn channel_bwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
     }
 }
 
+// ---- gain and bias of norms over rows ----
+// The same sums where each row has statistics of its own: parts [n_blocks, 2, n_cols].
+@group(0) @binding(1) var<storage, read> row_stats: array<vec4<f32>>;         // [n_rows]: first, mean of x - first, scale
+@group(0) @binding(2) var<storage, read> row_d4: array<Elem4>;
+@group(0) @binding(2) var<storage, read> row_d: array<Elem>;
+@group(0) @binding(3) var<storage, read_write> row_parts4: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> row_parts: array<f32>;
+
+fn row_back4(at: u32, row: u32) -> Back4 {
+    let s = row_stats[row];
+    return Back4((vec4<f32>(channel_x4[at]) - s.x - s.y) * s.z, vec4<f32>(row_d4[at]));
+}
+
+@compute @workgroup_size(WG_SIZE)
+fn row_sums_vec4_bwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+                     @builtin(local_invocation_index) local: u32) {
+    let p = channel_params;
+    let n_vec4 = p.n_cols / 4u;
+    let here = place(thread_id(group, n_groups, local, WG_SIZE), n_vec4);
+    if here.sample >= p.n_samples {
+        return;
+    }
+    let step = p.row_step * n_vec4;
+    var row = here.first;
+    var at = row * n_vec4 + here.column;
+    var d_bias = vec4<f32>(0.0);
+    var d_gain = vec4<f32>(0.0);
+    var k = 0u;
+    while k + 3u < here.n {
+        let stop = min(k + 64u, here.n);
+        var block_bias = vec4<f32>(0.0);
+        var block_gain = vec4<f32>(0.0);
+        for (; k + 3u < stop; k += 4u) {
+            let r_0 = row_back4(at, row);
+            let r_1 = row_back4(at + step, row + p.row_step);
+            let r_2 = row_back4(at + 2u * step, row + 2u * p.row_step);
+            let r_3 = row_back4(at + 3u * step, row + 3u * p.row_step);
+            block_bias += (r_0.d + r_1.d) + (r_2.d + r_3.d);
+            block_gain += (r_0.d * r_0.x_hat + r_1.d * r_1.x_hat) + (r_2.d * r_2.x_hat + r_3.d * r_3.x_hat);
+            at += 4u * step;
+            row += 4u * p.row_step;
+        }
+        d_bias += block_bias;
+        d_gain += block_gain;
+    }
+    for (; k < here.n; k++) {
+        let r = row_back4(at, row);
+        d_bias += r.d;
+        d_gain += r.d * r.x_hat;
+        at += step;
+        row += p.row_step;
+    }
+    row_parts4[2u * here.block * n_vec4 + here.column] = d_bias;
+    row_parts4[(2u * here.block + 1u) * n_vec4 + here.column] = d_gain;
+}
+
+@compute @workgroup_size(WG_SIZE)
+fn row_sums_bwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+                @builtin(local_invocation_index) local: u32) {
+    let p = channel_params;
+    let here = place(thread_id(group, n_groups, local, WG_SIZE), p.n_cols);
+    if here.sample >= p.n_samples {
+        return;
+    }
+    var row = here.first;
+    var sums = vec2<f32>(0.0);
+    var k = 0u;
+    while k < here.n {
+        let stop = min(k + 64u, here.n);
+        var block = vec2<f32>(0.0);
+        for (; k < stop; k++) {
+            let at = row * p.n_cols + here.column;
+            let s = row_stats[row];
+            let d = f32(row_d[at]);
+            block += vec2<f32>(d, d * (f32(channel_x[at]) - s.x - s.y) * s.z);
+            row += p.row_step;
+        }
+        sums += block;
+    }
+    row_parts[2u * here.block * p.n_cols + here.column] = sums.x;
+    row_parts[(2u * here.block + 1u) * p.n_cols + here.column] = sums.y;
+}
+
 // ---- running statistics ----
 // In place, for the i from begin to end: means below n_cols, variances from there on.
 struct RunningParams {

@@ -3,6 +3,11 @@
 //   log-softmax    out_ij = x_ij - m_i - log s_i
 //   log-sum-exp    out_i  = m_i + log s_i
 //   cross-entropy  out_i  = m_i + log s_i - (1 - smoothing) x_i,label_i - smoothing mean_k x_ik
+// and back, with p_ij = exp(x_ij - m_i) / s_i:
+//   softmax        d_x_ij = out_ij (d_ij - sum_k d_ik out_ik)
+//   log-softmax    d_x_ij = d_ij - exp(out_ij) sum_k d_ik
+//   log-sum-exp    d_x_ij = d_i p_ij
+//   cross-entropy  d_x_ij = d_i (p_ij - (1 - smoothing) [j = label_i] - smoothing / n_cols)
 // Both numbers come from one reading of the row: where the maximum grows, the sum so far shrinks by the exponential of
 // the difference. The rows variants give a row, or four, to one invocation and use no workgroup memory: for software
 // adapters, where only the number of loads counts, and for short rows. The group variants give a row to a workgroup,
@@ -237,10 +242,11 @@ fn softmax_subgroup_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wo
 }
 
 // ---- log-sum-exp and cross-entropy ----
-// OP 0 log-sum-exp: [n_rows]. OP 1 cross-entropy: [2, n_rows], the losses and the log-sum-exps.
+// OP 0 log-sum-exp: [n_rows]. OP 1 cross-entropy: [4, n_rows], the losses, the log-sum-exps, and what these are the sums
+// of, the maxima and log s: probabilities from a large log-sum-exp would lose digits.
 struct LossParams { n_rows: u32, n_cols: u32, smoothing: f32 }
 @group(0) @binding(1) var<storage, read> loss_labels: array<u32>;             // [n_rows]; only for cross-entropy
-@group(0) @binding(2) var<storage, read_write> loss_out: array<f32>;          // [n_rows] or [2, n_rows]
+@group(0) @binding(2) var<storage, read_write> loss_out: array<f32>;          // [n_rows] or [4, n_rows]
 var<immediate> loss_params: LossParams;
 
 // Labels past the last class read that class: which labels are right is the host's business, stray reads are not.
@@ -255,11 +261,14 @@ fn write_loss(row: u32, sums: RowSums, x_label: f32) {
         loss_out[row] = lse;
         return;
     }
-    // Differences first: the log-sum-exp and the logits may be large and close.
-    let on_label = (1.0 - p.smoothing) * (lse - x_label);
+    // Differences first: the maximum and the logits may be large and close.
+    let log_sum = log(sums.sum);
+    let on_label = (1.0 - p.smoothing) * (sums.top - x_label + log_sum);
     let on_all = select(0.0, p.smoothing * (lse - sums.total / f32(p.n_cols)), p.smoothing > 0.0);
     loss_out[row] = on_label + on_all;
     loss_out[p.n_rows + row] = lse;
+    loss_out[2u * p.n_rows + row] = sums.top;
+    loss_out[3u * p.n_rows + row] = log_sum;
 }
 
 @compute @workgroup_size(WG_SIZE)
@@ -320,4 +329,150 @@ fn loss_subgroup_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workg
         }
         write_loss(row, sums, x_label);
     }
+}
+
+// ---- backward of softmax and log-softmax, from their results ----
+@group(0) @binding(0) var<storage, read> softmax_y4: array<Elem4>;            // what came out
+@group(0) @binding(1) var<storage, read> softmax_d4: array<Elem4>;            // its gradient
+@group(0) @binding(2) var<storage, read_write> softmax_d_x4: array<Elem4>;
+@group(0) @binding(0) var<storage, read> softmax_y: array<Elem>;
+@group(0) @binding(1) var<storage, read> softmax_d: array<Elem>;
+@group(0) @binding(2) var<storage, read_write> softmax_d_x: array<Elem>;
+
+fn summand(y: vec4<f32>, d: vec4<f32>) -> vec4<f32> {
+    if OP == 0u {
+        return y * d;
+    }
+    return d;
+}
+
+fn d_x_of(y: vec4<f32>, d: vec4<f32>, sum: f32) -> vec4<f32> {
+    if OP == 0u {
+        return y * (d - sum);
+    }
+    return d - exp(y) * sum;
+}
+
+// Row lengths that are multiples of 4; one invocation per row.
+@compute @workgroup_size(WG_SIZE)
+fn softmax_vec4_bwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+                    @builtin(local_invocation_index) local: u32) {
+    let row = thread_id(group, n_groups, local, WG_SIZE);
+    let p = softmax_params;
+    if row >= p.n_rows {
+        return;
+    }
+    let begin = row * p.n_cols / 4u;
+    let end = begin + p.n_cols / 4u;
+    var sums = vec4<f32>(0.0);
+    var i = begin;
+    for (; i + 1u < end; i += 2u) {
+        sums += summand(vec4<f32>(softmax_y4[i]), vec4<f32>(softmax_d4[i]))
+              + summand(vec4<f32>(softmax_y4[i + 1u]), vec4<f32>(softmax_d4[i + 1u]));
+    }
+    if i < end {
+        sums += summand(vec4<f32>(softmax_y4[i]), vec4<f32>(softmax_d4[i]));
+    }
+    let sum = (sums.x + sums.y) + (sums.z + sums.w);
+    for (i = begin; i < end; i++) {
+        softmax_d_x4[i] = Elem4(d_x_of(vec4<f32>(softmax_y4[i]), vec4<f32>(softmax_d4[i]), sum));
+    }
+}
+
+// The sum over every step-th column from begin, and what comes of it.
+fn row_sum(start: u32, begin: u32, step: u32) -> f32 {
+    var sum = 0.0;
+    for (var c = begin; c < softmax_params.n_cols; c += step) {
+        sum += summand(vec4<f32>(f32(softmax_y[start + c])), vec4<f32>(f32(softmax_d[start + c]))).x;
+    }
+    return sum;
+}
+
+fn write_d_x(start: u32, begin: u32, step: u32, sum: f32) {
+    for (var c = begin; c < softmax_params.n_cols; c += step) {
+        let y = vec4<f32>(f32(softmax_y[start + c]));
+        softmax_d_x[start + c] = Elem(d_x_of(y, vec4<f32>(f32(softmax_d[start + c])), sum).x);
+    }
+}
+
+// Any row length; one invocation per row.
+@compute @workgroup_size(WG_SIZE)
+fn softmax_rows_bwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+                    @builtin(local_invocation_index) local: u32) {
+    let row = thread_id(group, n_groups, local, WG_SIZE);
+    let p = softmax_params;
+    if row >= p.n_rows {
+        return;
+    }
+    write_d_x(row * p.n_cols, 0u, 1u, row_sum(row * p.n_cols, 0u, 1u));
+}
+
+// Any row length; one workgroup per row.
+@compute @workgroup_size(WG_SIZE)
+fn softmax_group_bwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+                     @builtin(local_invocation_index) local: u32) {
+    let row = group_id(group, n_groups);
+    let p = softmax_params;
+    if row >= p.n_rows {
+        return;
+    }
+    let start = row * p.n_cols;
+    write_d_x(start, local, WG_SIZE, group_reduce(JOIN_SUM, local, row_sum(start, local, WG_SIZE)));
+}
+
+// ---- backward of log-sum-exp and cross-entropy, from the log-sum-exps ----
+// One invocation per four elements, of rows of any length; WHOLE 1 where rows are whole vec4s.
+override WHOLE: u32 = 0u;
+@group(0) @binding(2) var<storage, read> loss_lse: array<f32>;                // what came out
+@group(0) @binding(3) var<storage, read> loss_d: array<f32>;                  // [n_rows]
+@group(0) @binding(4) var<storage, read_write> loss_d_x4: array<Elem4>;
+
+struct LossRow { top: f32, log_sum: f32, d: f32, label: u32 }
+
+fn loss_row(row: u32) -> LossRow {
+    let p = loss_params;
+    if OP == 0u {
+        return LossRow(loss_lse[row], 0.0, loss_d[row], 0u);
+    }
+    return LossRow(loss_lse[2u * p.n_rows + row], loss_lse[3u * p.n_rows + row], loss_d[row], label_index(row));
+}
+
+@compute @workgroup_size(WG_SIZE)
+fn loss_bwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+            @builtin(local_invocation_index) local: u32) {
+    let p = loss_params;
+    let i = thread_id(group, n_groups, local, WG_SIZE);
+    let n = p.n_rows * p.n_cols;
+    if 4u * i >= n {
+        return;
+    }
+    let at = vec4<u32>(4u * i) + vec4<u32>(0u, 1u, 2u, 3u);
+    var top: vec4<f32>;
+    var log_sum: vec4<f32>;
+    var d: vec4<f32>;
+    var label: vec4<u32>;
+    if WHOLE == 1u {
+        let row = loss_row(at.x / p.n_cols);
+        top = vec4<f32>(row.top);
+        log_sum = vec4<f32>(row.log_sum);
+        d = vec4<f32>(row.d);
+        label = vec4<u32>(row.label);
+    } else {
+        // Memory's padding counts as the last row.
+        let row = min(at, vec4<u32>(n - 1u)) / p.n_cols;
+        let a = loss_row(row.x);
+        let b = loss_row(row.y);
+        let c = loss_row(row.z);
+        let e = loss_row(row.w);
+        top = vec4<f32>(a.top, b.top, c.top, e.top);
+        log_sum = vec4<f32>(a.log_sum, b.log_sum, c.log_sum, e.log_sum);
+        d = vec4<f32>(a.d, b.d, c.d, e.d);
+        label = vec4<u32>(a.label, b.label, c.label, e.label);
+    }
+    var off = exp(load4(i) - top - log_sum);
+    if OP == 1u {
+        off -= vec4<f32>(p.smoothing / f32(p.n_cols));
+        off -= select(vec4<f32>(0.0), vec4<f32>(1.0 - p.smoothing), at == label);
+    }
+    loss_d_x4[i] = Elem4(d * off);
 }

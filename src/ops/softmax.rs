@@ -5,7 +5,9 @@
 //! -infinity has no softmax: what comes out is NaN or uniform, by adapter.
 
 use super::checks::{need_float, need_one_device};
-use super::rows::{ALONE_SIZES, RowVariant, SHARED_SIZES};
+use super::rows::{ALONE_SIZES, RowVariant, SHARED_SIZES, alone_grid};
+use super::{elementwise, reduce};
+use crate::autograd::record;
 use crate::runtime::{
     Bind::{Read, Write},
     Common, INDEX, Kernel, Need,
@@ -14,7 +16,7 @@ use crate::tensor::{DType, Tensor, check};
 use crate::{Error, Result};
 
 const SOURCE: &str = include_str!("../../shaders/softmax.wgsl");
-const COMMONS: &[Common] = &[INDEX, super::reduce::REDUCE];
+const COMMONS: &[Common] = &[INDEX, reduce::REDUCE];
 const ALIASES: &[&str] = &["Elem", "Acc"];
 const TYPES: &[&[DType]] = &[&[DType::F32, DType::F16], &[DType::F32]];
 
@@ -47,6 +49,13 @@ const fn loss_kernel(entry: &'static str) -> Kernel {
         .params::<LossParams>()
 }
 
+const fn softmax_bwd(entry: &'static str) -> Kernel {
+    Kernel::new("softmax", entry, SOURCE, &[Read, Read, Write])
+        .commons(COMMONS)
+        .types(ALIASES, TYPES)
+        .params::<SoftmaxParams>()
+}
+
 const ALONE: &[(&str, &[u32])] = &[("WG_SIZE", ALONE_SIZES), ("OP", &[0, 1])];
 const SHARED: &[(&str, &[u32])] = &[("WG_SIZE", SHARED_SIZES), ("OP", &[0, 1])];
 
@@ -57,6 +66,14 @@ const SOFTMAX_SUBGROUP_FWD: Kernel = softmax_kernel("softmax_subgroup_fwd").over
 const LOSS_ROWS_FWD: Kernel = loss_kernel("loss_rows_fwd").overrides(ALONE);
 const LOSS_GROUP_FWD: Kernel = loss_kernel("loss_group_fwd").overrides(SHARED);
 const LOSS_SUBGROUP_FWD: Kernel = loss_kernel("loss_subgroup_fwd").overrides(SHARED).needs(&[Need::Subgroup]);
+const SOFTMAX_VEC4_BWD: Kernel = softmax_bwd("softmax_vec4_bwd").overrides(ALONE);
+const SOFTMAX_ROWS_BWD: Kernel = softmax_bwd("softmax_rows_bwd").overrides(ALONE);
+const SOFTMAX_GROUP_BWD: Kernel = softmax_bwd("softmax_group_bwd").overrides(SHARED);
+const LOSS_BWD: Kernel = Kernel::new("softmax", "loss_bwd", SOURCE, &[Read, Read, Read, Read, Write])
+    .commons(COMMONS)
+    .types(ALIASES, TYPES)
+    .params::<LossParams>()
+    .overrides(&[("WG_SIZE", ALONE_SIZES), ("OP", &[0, 1]), ("WHOLE", &[0, 1])]);
 
 /// The kernels of this family.
 pub const KERNELS: &[Kernel] = &[
@@ -67,6 +84,10 @@ pub const KERNELS: &[Kernel] = &[
     LOSS_ROWS_FWD,
     LOSS_GROUP_FWD,
     LOSS_SUBGROUP_FWD,
+    SOFTMAX_VEC4_BWD,
+    SOFTMAX_ROWS_BWD,
+    SOFTMAX_GROUP_BWD,
+    LOSS_BWD,
 ];
 
 /// Rows and columns of `x` `[.., n]`.
@@ -77,6 +98,43 @@ fn rows_of(op: &'static str, x: &Tensor) -> Result<(usize, usize)> {
 }
 
 fn rows_like(op: &'static str, code: u32, variant: Option<RowVariant>, x: &Tensor) -> Result<Tensor> {
+    let out = mapped(op, code, variant, &x.detach())?;
+    if !x.needs_grad() || out.is_empty() {
+        return Ok(out);
+    }
+    let saved = out.clone();
+    Ok(record(op, out, [x], move |d, _| Ok([Some(mapped_back(code, variant, &saved, d)?)])))
+}
+
+/// The gradient of `x` from the result and its gradient.
+fn mapped_back(code: u32, variant: Option<RowVariant>, out: &Tensor, d: &Tensor) -> Result<Tensor> {
+    let runtime = out.runtime();
+    let d = d.contiguous()?;
+    let d_x = Tensor::empty(runtime, out.shape(), out.dtype())?;
+    let n_cols = out.shape()[out.rank() - 1];
+    let n_rows = out.len() / n_cols;
+    let alone = if n_cols.is_multiple_of(4) { 3 * n_cols / 8 + 8 } else { 2 * n_cols + 8 };
+    let variant = variant.unwrap_or_else(|| RowVariant::choose_within(runtime.profile(), n_cols, alone));
+    let kernel = match variant {
+        RowVariant::Invocation if n_cols.is_multiple_of(4) => &SOFTMAX_VEC4_BWD,
+        RowVariant::Invocation => &SOFTMAX_ROWS_BWD,
+        RowVariant::Group | RowVariant::Subgroup => &SOFTMAX_GROUP_BWD,
+    };
+    let (wg_size, groups) = variant.grid(runtime, n_rows, n_cols);
+    runtime
+        .launch(kernel)
+        .types(&[out.dtype(), DType::F32])
+        .overrides(&[("WG_SIZE", wg_size), ("OP", code)])
+        .bind([out.binding(), d.binding(), d_x.binding()])
+        .params(&SoftmaxParams { n_rows: n_rows as u32, n_cols: n_cols as u32 })
+        .groups(groups)
+        .rounds(variant.rounds(n_cols, alone, 8))
+        .cost(4 * out.len() as u64, 3 * (out.len() * out.dtype().bytes()) as u64)
+        .run()?;
+    Ok(d_x)
+}
+
+fn mapped(op: &'static str, code: u32, variant: Option<RowVariant>, x: &Tensor) -> Result<Tensor> {
     let (n_rows, n_cols) = rows_of(op, x)?;
     let x = x.contiguous()?;
     let out = Tensor::empty(x.runtime(), x.shape(), x.dtype())?;
@@ -116,7 +174,8 @@ pub fn softmax(x: &Tensor) -> Result<Tensor> {
     rows_like("softmax", 0, None, x)
 }
 
-/// As [`softmax`], by a given variant.
+/// As [`softmax`], forward and backward by a given variant; the backward pass takes the one for workgroups where
+/// subgroups are asked for.
 ///
 /// # Errors
 /// As [`softmax`], and [`Error::Feature`] if the adapter lacks what the variant needs.
@@ -132,7 +191,7 @@ pub fn log_softmax(x: &Tensor) -> Result<Tensor> {
     rows_like("log_softmax", 1, None, x)
 }
 
-/// As [`log_softmax`], by a given variant.
+/// As [`log_softmax`], by a given variant, as [`softmax_with`].
 ///
 /// # Errors
 /// As [`softmax_with`].
@@ -140,7 +199,7 @@ pub fn log_softmax_with(variant: RowVariant, x: &Tensor) -> Result<Tensor> {
     rows_like("log_softmax", 1, Some(variant), x)
 }
 
-/// One number per row, or, with labels, the losses and the log-sum-exps `[2, r]`; always f32.
+/// One number per row, or, with labels, the losses, the log-sum-exps and what these are the sums of, `[4, r]`; always f32.
 fn loss(
     op: &'static str,
     variant: Option<RowVariant>,
@@ -154,7 +213,7 @@ fn loss(
     }
     let x = x.contiguous()?;
     let runtime = x.runtime();
-    let shape = if labels.is_some() { vec![2, n_rows] } else { x.shape()[..x.rank() - 1].to_vec() };
+    let shape = if labels.is_some() { vec![4, n_rows] } else { x.shape()[..x.rank() - 1].to_vec() };
     let out = Tensor::empty(runtime, &shape, DType::F32)?;
     if out.is_empty() {
         return Ok(out);
@@ -180,12 +239,47 @@ fn loss(
     Ok(out)
 }
 
+/// The gradient of the logits `x` from that of [`loss`], `[r]`; `out` is what it gave.
+fn loss_back(x: &Tensor, labels: Option<&Tensor>, smoothing: f32, out: &Tensor, d: &Tensor) -> Result<Tensor> {
+    let runtime = x.runtime();
+    let d = d.contiguous()?;
+    let d_x = Tensor::empty(runtime, x.shape(), x.dtype())?;
+    let n_cols = x.shape()[x.rank() - 1];
+    let n_rows = x.len() / n_cols;
+    let (wg_size, groups) = alone_grid(runtime, x.len().div_ceil(4));
+    runtime
+        .launch(&LOSS_BWD)
+        .types(&[x.dtype(), DType::F32])
+        .overrides(&[
+            ("WG_SIZE", wg_size),
+            ("OP", u32::from(labels.is_some())),
+            ("WHOLE", u32::from(n_cols.is_multiple_of(4))),
+        ])
+        .bind([x, labels.unwrap_or(x), out, &d, &d_x].map(Tensor::binding))
+        .params(&LossParams { n_rows: n_rows as u32, n_cols: n_cols as u32, smoothing })
+        .groups(groups)
+        .cost(4 * x.len() as u64, 2 * (x.len() * x.dtype().bytes()) as u64)
+        .run()?;
+    Ok(d_x)
+}
+
+fn recorded_log_sum_exp(variant: Option<RowVariant>, x: &Tensor) -> Result<Tensor> {
+    const OP: &str = "log_sum_exp";
+    let x_in = x.detach().contiguous()?;
+    let out = loss(OP, variant, &x_in, None, 0.0)?;
+    if !x.needs_grad() || out.is_empty() {
+        return Ok(out);
+    }
+    let saved = out.clone();
+    Ok(record(OP, out, [x], move |d, _| Ok([Some(loss_back(&x_in, None, 0.0, &saved, d)?)])))
+}
+
 /// `log sum e^x` over the last axis: `[.., n]` to f32 `[..]`, n at least 1.
 ///
 /// # Errors
 /// [`Error::Shape`] if `x` has no axis or rows without elements, [`Error::DType`] if it is not a float tensor.
 pub fn log_sum_exp(x: &Tensor) -> Result<Tensor> {
-    loss("log_sum_exp", None, x, None, 0.0)
+    recorded_log_sum_exp(None, x)
 }
 
 /// As [`log_sum_exp`], by a given variant.
@@ -193,7 +287,7 @@ pub fn log_sum_exp(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`log_sum_exp`], and [`Error::Feature`] if the adapter lacks what the variant needs.
 pub fn log_sum_exp_with(variant: RowVariant, x: &Tensor) -> Result<Tensor> {
-    loss("log_sum_exp", Some(variant), x, None, 0.0)
+    recorded_log_sum_exp(Some(variant), x)
 }
 
 /// Cross-entropy of each row: logits `[r, n]` and labels u32 `[r]`, each below n, to f32 `[r]`.
@@ -210,7 +304,7 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, smoothing: f32) -> Result
 }
 
 /// As [`cross_entropy`], by a given variant, or the one the op would choose; also the log-sum-exp of each row `[r]`,
-/// which a backward pass needs.
+/// without a history.
 ///
 /// # Errors
 /// As [`cross_entropy`], and [`Error::Feature`] if the adapter lacks what the variant needs.
@@ -229,7 +323,31 @@ pub fn cross_entropy_with(
     if !(0.0..=1.0).contains(&smoothing) {
         return Err(Error::argument(OP, format!("smoothing {smoothing} given, 0 to 1 wanted")));
     }
-    let both = loss(OP, variant, logits, Some(&labels.contiguous()?), smoothing)?;
+    let (x, labels) = (logits.detach().contiguous()?, labels.contiguous()?);
+    let both = loss(OP, variant, &x, Some(&labels), smoothing)?;
     let row = |i: usize| both.slice(0, i..i + 1)?.reshape(&[n_rows]);
-    Ok((row(0)?, row(1)?))
+    let (losses, lse) = (row(0)?, row(1)?);
+    if losses.is_empty() {
+        return Ok((losses, lse));
+    }
+    let back = move |d: &Tensor, _| Ok([Some(loss_back(&x, Some(&labels), smoothing, &both, d)?)]);
+    Ok((record(OP, losses, [logits], back), lse))
+}
+
+/// Cross-entropy of each row against a distribution: `-sum of targets log_softmax(logits)` for logits and targets
+/// `[r, n]` of one type, to `[r]`. The targets of a row need not sum to 1; gradients flow to them, too.
+///
+/// # Errors
+/// [`Error::Shape`] if the sizes differ, [`Error::DType`] unless both are of one float type, [`Error::Argument`] if the
+/// devices differ.
+pub fn cross_entropy_soft(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    const OP: &str = "cross_entropy_soft";
+    check(OP, &[("logits", logits, "r n"), ("targets", targets, "r n")])?;
+    need_one_device(OP, logits, [targets])?;
+    if logits.dtype() != targets.dtype() {
+        return Err(Error::dtype(OP, format!("logits are {}, targets {}", logits.dtype(), targets.dtype())));
+    }
+    // Not the log-sum-exp less the inner product of targets and logits: both may be large and close.
+    let terms = elementwise::mul(&log_softmax(logits)?, targets)?;
+    elementwise::neg(&reduce::sum(&terms, &[1], false)?)
 }

@@ -129,3 +129,26 @@ pub fn batch_norm_train_relu_d_x(x: &Array, gain: &Array, bias: &Array, d: &Arra
     });
     Array::new(&x.shape, d_x.collect())
 }
+
+/// Gradient of `x` `[.., n]` through [`layer_norm`], from the gain `[n]` and `d`, the gradient of the result.
+///
+/// # Panics
+/// If the shapes do not fit.
+#[must_use]
+pub fn layer_norm_d_x(x: &Array, gain: &Array, d: &Array, eps: f64) -> Array {
+    let n = gain.data.len();
+    let mut out = x.clone();
+    for (row, d) in out.data.chunks_exact_mut(n).zip(d.data.chunks_exact(n)) {
+        let (mean, var) = mean_and_var(row.iter().copied());
+        let scale = 1.0 / (var + eps).sqrt();
+        let of = |weight: &dyn Fn(f64) -> f64| {
+            let terms = row.iter().zip(d).zip(&gain.data).map(|((v, d), g)| d * g * weight((v - mean) * scale));
+            terms.sum::<f64>() / n as f64
+        };
+        let (pull, pull_x) = (of(&|_| 1.0), of(&|normalised| normalised));
+        for ((v, d), g) in row.iter_mut().zip(d).zip(&gain.data) {
+            *v = (d * g - pull - (*v - mean) * scale * pull_x) * scale;
+        }
+    }
+    out
+}

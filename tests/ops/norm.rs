@@ -99,6 +99,65 @@ fn long_rows_lose_no_element() {
 }
 
 #[test]
+fn gradients_of_row_norms_match_differences() {
+    const SMALL: &[Shapes] = &[
+        &[&[3, 257], &[257], &[257]],
+        &[&[12], &[12], &[12]],
+        &[&[2, 3, 4, 6], &[6], &[6]],
+        &[&[9, 96], &[96], &[96]],
+        &[&[131, 5], &[5], &[5]],
+        &[&[301, 4], &[4], &[4]],
+        &[&[1, 1], &[1], &[1]],
+    ];
+    let Some(runtime) = runtime() else { return };
+    let grad = Tolerance { atol: 4e-5, rtol: 1e-4, allowed: 0 };
+    for variant in RowVariant::ALL.into_iter().filter(|v| v.runs_on(runtime.profile())).map(Some).chain([None]) {
+        let layer = row(
+            "layer_norm",
+            SMALL,
+            -2.0..3.0,
+            move |x| row_norm_with(variant, RowNorm::Layer, &x[0], Some(&x[1]), Some(&x[2]), EPS),
+            |x| reference::layer_norm(&x[0], Some(&x[1]), Some(&x[2]), EPS_64),
+        );
+        let rms = row(
+            "rms_norm",
+            SMALL,
+            -2.0..3.0,
+            move |x| row_norm_with(variant, RowNorm::Rms, &x[0], Some(&x[1]), None, EPS),
+            |x| reference::rms_norm(&x[0], Some(&x[1]), EPS_64),
+        );
+        let bare = row(
+            "layer_norm, bare",
+            SMALL,
+            -2.0..3.0,
+            move |x| row_norm_with(variant, RowNorm::Layer, &x[0], None, None, EPS),
+            |x| reference::layer_norm(&x[0], None, None, EPS_64),
+        );
+        rows([layer.grad(&[0, 1, 2], grad), rms.grad(&[0, 1], grad), bare.grad(&[0], grad)]);
+    }
+}
+
+#[test]
+fn a_backward_pass_of_layer_norm_matches_pytorch() {
+    // layer_norm(x, (4,), gain, bias, 1e-5).backward(d), in f64.
+    const D_X: [f64; 8] =
+        [0.98453043, -1.818086782, -1.168334782, 2.001891134, -0.029046096, -0.121702227, -0.073986099, 0.224734422];
+    const D_GAIN: [f64; 4] = [3.660293691, 1.325561852, 2.854962091, -3.329365128];
+    const D_BIAS: [f64; 4] = [-0.5, -1.0, 2.5, 3.25];
+    let Some(runtime) = runtime() else { return };
+    let upload = |data: &[f32], shape: &[usize]| Tensor::from_slice(&runtime, data, shape).unwrap();
+    let x = upload(&[1001.5, 999.0, 1000.25, 998.5, -2.0, 0.5, 3.0, 1.0], &[2, 4]).require_grad().unwrap();
+    let gain = upload(&[1.5, -0.5, 0.75, 2.0], &[4]).require_grad().unwrap();
+    let bias = upload(&[0.25, 0.125, -1.0, 0.0], &[4]).require_grad().unwrap();
+    let out = layer_norm(&x, Some(&gain), Some(&bias), 1e-5).unwrap();
+    let gradients = out.backward_with(&upload(&[1.0, -2.0, 0.5, 3.0, -1.5, 1.0, 2.0, 0.25], &[2, 4])).unwrap();
+    for (leaf, want) in [(&x, &D_X[..]), (&gain, &D_GAIN), (&bias, &D_BIAS)] {
+        let got = download(gradients.of(leaf).unwrap()).unwrap();
+        compare(&got, want, Tolerance { atol: 2e-6, rtol: 2e-6, allowed: 0 }).unwrap();
+    }
+}
+
+#[test]
 fn every_row_norm_variant_matches_the_reference() {
     let Some(runtime) = runtime() else { return };
     for variant in RowVariant::ALL.into_iter().filter(|variant| variant.runs_on(runtime.profile())) {

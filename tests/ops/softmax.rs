@@ -4,8 +4,8 @@ use crate::support::row::{Shapes, download, row, rows, upload, values};
 use crate::support::{runtime, short};
 use leanvision::ops::RowVariant;
 use leanvision::ops::softmax::{
-    cross_entropy, cross_entropy_with, log_softmax, log_softmax_with, log_sum_exp, log_sum_exp_with, softmax,
-    softmax_with,
+    cross_entropy, cross_entropy_soft, cross_entropy_with, log_softmax, log_softmax_with, log_sum_exp,
+    log_sum_exp_with, softmax, softmax_with,
 };
 use leanvision::reference::{Array, softmax as reference};
 use leanvision::{DType, Runtime, Tensor};
@@ -113,6 +113,96 @@ fn every_softmax_variant_matches_the_reference() {
             ]
         }));
     }
+}
+
+// Sums over a row of terms of size 1, from exponentials with a few roundings each.
+const GRAD: Tolerance = Tolerance { atol: 1e-5, rtol: 2e-5, allowed: 0 };
+
+#[test]
+fn gradients_match_differences() {
+    const SMALL: &[Shapes] =
+        &[&[&[3, 257]], &[&[1, 1]], &[&[7]], &[&[2, 3, 4, 6]], &[&[5, 64]], &[&[9, 100]], &[&[33, 3]], &[&[2, 300]]];
+    let Some(runtime) = runtime() else { return };
+    for variant in variants(&runtime) {
+        rows([
+            row("softmax", SMALL, -4.0..4.0, move |x| softmax_with(variant, &x[0]), |x| reference::softmax(&x[0]))
+                .grad(&[0], GRAD),
+            row(
+                "log_softmax",
+                SMALL,
+                -4.0..4.0,
+                move |x| log_softmax_with(variant, &x[0]),
+                |x| reference::log_softmax(&x[0]),
+            )
+            .tolerance(LOG)
+            .grad(&[0], GRAD),
+        ]);
+    }
+    const SOFT: &[Shapes] = &[&[&[5, 10], &[5, 10]], &[&[4, 16], &[4, 16]], &[&[1, 1], &[1, 1]], &[&[0, 3], &[0, 3]]];
+    rows([
+        row("softmax", SMALL, -4.0..4.0, |x| softmax(&x[0]), |x| reference::softmax(&x[0])).grad(&[0], GRAD),
+        row("log_sum_exp", SMALL, -4.0..4.0, |x| log_sum_exp(&x[0]), |x| reference::log_sum_exp(&x[0]))
+            .grad(&[0], GRAD),
+        row(
+            "cross_entropy_soft",
+            SOFT,
+            -2.0..3.0,
+            |x| cross_entropy_soft(&x[0], &x[1]),
+            |x| reference::cross_entropy_soft(&x[0], &x[1]),
+        )
+        .grad(&[0, 1], GRAD),
+    ]);
+    const LABELLED: [&[Shapes]; 6] =
+        [&[&[&[1, 1]]], &[&[&[5, 10]]], &[&[&[6, 64]]], &[&[&[3, 2]]], &[&[&[13, 3]]], &[&[&[2, 203]]]];
+    for shapes in LABELLED {
+        let [n_rows, n] = *shapes[0][0] else { unreachable!("rows of classes") };
+        for smoothing in [0.0_f32, 0.1] {
+            let classes = labels_of(&runtime, n_rows, n).1;
+            rows([row(
+                "cross_entropy",
+                shapes,
+                -4.0..4.0,
+                move |x| cross_entropy(&x[0], &labels_of(x[0].runtime(), n_rows, n).0, smoothing),
+                move |x| reference::cross_entropy(&x[0], &classes, f64::from(smoothing)),
+            )
+            .grad(&[0], GRAD)]);
+        }
+    }
+}
+
+#[test]
+fn gradients_of_large_logits_stay_finite() {
+    let Some(runtime) = runtime() else { return };
+    // By hand: the probabilities are sigmoid(1) and sigmoid(1/2), and what is left.
+    let x = table(&runtime, &[&[1000.0, 999.0, -1e30, f32::NEG_INFINITY], &[300.0, -300.0, 299.5, 0.0]]);
+    let d = table(&runtime, &[&[1.0, -2.0, 0.5, 3.0], &[-0.5, 0.25, 1.5, -1.0]]);
+    let s = 1.0 / (1.0 + (-1.0_f64).exp());
+    let r = 1.0 / (1.0 + (-0.5_f64).exp());
+    let of = |op: &dyn Fn(&Tensor) -> Tensor, d: &Tensor| {
+        let leaf = x.require_grad().unwrap();
+        download(op(&leaf).backward_with(d).unwrap().of(&leaf).unwrap()).unwrap()
+    };
+    let close = |got: &[f64], want: &[f64]| {
+        compare(got, want, Tolerance { atol: 2e-6, rtol: 2e-6, allowed: 0 }).unwrap();
+    };
+    let inner = [s - 2.0 * (1.0 - s), -0.5 * r + 1.5 * (1.0 - r)];
+    let want = [
+        s * (1.0 - inner[0]),
+        (1.0 - s) * (-2.0 - inner[0]),
+        0.0,
+        0.0,
+        r * (-0.5 - inner[1]),
+        0.0,
+        (1.0 - r) * (1.5 - inner[1]),
+        0.0,
+    ];
+    close(&of(&|x| softmax(x).unwrap(), &d), &want);
+    let want = [1.0 - 2.5 * s, -2.0 - 2.5 * (1.0 - s), 0.5, 3.0, -0.5 - 0.25 * r, 0.25, 1.5 - 0.25 * (1.0 - r), -1.0];
+    close(&of(&|x| log_softmax(x).unwrap(), &d), &want);
+    let labels = Tensor::from_slice(&runtime, &[1_u32, 0], &[2]).unwrap();
+    let d = d.slice(1, 0..1).unwrap().reshape(&[2]).unwrap();
+    let want = [s - 0.025, 1.0 - s - 0.925, -0.025, -0.025, 0.4625 - 0.5 * r, 0.0125, 0.0125 - 0.5 * (1.0 - r), 0.0125];
+    close(&of(&|x| cross_entropy(x, &labels, 0.1).unwrap(), &d), &want);
 }
 
 /// Uploads `rows` of equal length.

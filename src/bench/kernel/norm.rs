@@ -52,6 +52,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
             );
         }
     }
+    cases.extend(row_gradients(runtime, shapes)?);
     for &shape in images {
         let c = shape[3];
         let (x, host_x) = noise(runtime, shape, 1)?;
@@ -85,6 +86,34 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
                 move |out| Ok(off(&host(out)?, &want)),
             )
             .cost(8 * n, 8 * n)
+            .tolerance(1e-5),
+        );
+    }
+    Ok(cases)
+}
+
+/// Layer norm forward and backward, which must read `x` three times and the gradient of the result twice.
+fn row_gradients(runtime: &Runtime, shapes: &[(usize, usize)]) -> Result<Vec<Case>> {
+    let mut cases = Vec::new();
+    for &(n_rows, n) in shapes {
+        let (x, host_x) = noise(runtime, &[n_rows, n], 1)?;
+        let ((gain, host_gain), (bias, _)) = (noise(runtime, &[n], 2)?, noise(runtime, &[n], 3)?);
+        let (d, host_d) = noise(runtime, &[n_rows, n], 4)?;
+        let want = reference::layer_norm_d_x(&some_rows(&host_x), &host_gain, &some_rows(&host_d), f64::from(EPS));
+        let [x, gain, bias] = [x, gain, bias].map(|leaf| leaf.require_grad());
+        let (x, gain, bias) = (x?, gain?, bias?);
+        cases.push(
+            Case::new(
+                "norm/layer_norm fwd+bwd",
+                format!("{n_rows}x{n}"),
+                move || {
+                    let out = row_norm_with(None, RowNorm::Layer, &x, Some(&gain), Some(&bias), EPS)?;
+                    let mut gradients = out.backward_with(&d)?;
+                    gradients.take(&x).ok_or_else(|| Error::Device("no gradient of x".into()))
+                },
+                move |out| Ok(off(&some_rows(&host(out)?), &want)),
+            )
+            .cost(30 * (n_rows * n) as u64, 28 * (n_rows * n) as u64)
             .tolerance(1e-5),
         );
     }

@@ -94,6 +94,8 @@ const CHANNEL_SUMS_VEC4_BWD: Kernel = channel_sums("channel_sums_vec4_bwd");
 const CHANNEL_SUMS_BWD: Kernel = channel_sums("channel_sums_bwd");
 const CHANNEL_VEC4_BWD: Kernel = channel_bwd("channel_vec4_bwd");
 const CHANNEL_BWD: Kernel = channel_bwd("channel_bwd");
+const ROW_SUMS_VEC4_BWD: Kernel = kernel("row_sums_vec4_bwd", &[Read, Read, Read, Write]);
+const ROW_SUMS_BWD: Kernel = kernel("row_sums_bwd", &[Read, Read, Read, Write]);
 const RUNNING_FWD: Kernel =
     kernel("running_fwd", &[Read, Read, Write]).types(ALIASES, &[F32, F32, F32]).params::<RunningParams>();
 
@@ -109,6 +111,8 @@ pub(crate) const KERNELS: &[Kernel] = &[
     CHANNEL_SUMS_BWD,
     CHANNEL_VEC4_BWD,
     CHANNEL_BWD,
+    ROW_SUMS_VEC4_BWD,
+    ROW_SUMS_BWD,
     RUNNING_FWD,
 ];
 
@@ -146,7 +150,7 @@ impl ChannelVariant {
 
 /// `[n_samples, n_rows, n_cols]`, each at least 1, as the kernels see a tensor.
 #[derive(Clone, Copy)]
-struct Grid {
+pub(super) struct Grid {
     n_samples: usize,
     n_rows: usize,
     n_cols: usize,
@@ -160,8 +164,15 @@ struct Blocks {
     rows_each: usize,
 }
 
+impl Blocks {
+    /// Loop rounds of an invocation that takes its rows one by one, in blocks of 64.
+    fn rounds(self) -> usize {
+        self.rows_each + self.rows_each / 32 + 8
+    }
+}
+
 impl Grid {
-    fn new(x: &Tensor, n_samples: usize, n_cols: usize) -> Self {
+    pub(super) fn new(x: &Tensor, n_samples: usize, n_cols: usize) -> Self {
         let variant = ChannelVariant::choose(x.runtime());
         Self { n_samples, n_rows: x.len() / n_cols / n_samples, n_cols, variant }
     }
@@ -188,10 +199,10 @@ impl Grid {
 
     /// For sums: as few parts as keep all cores at work. There are at most 2^14, so that loops over them stay short.
     fn sum_blocks(&self) -> Blocks {
-        let most = self.n_rows.div_ceil(1 << 14).max(4096);
+        let least = self.n_rows.div_ceil(1 << 14);
         match self.variant {
-            ChannelVariant::Neighbours => self.blocks(256, 64, most),
-            ChannelVariant::Interleaved => self.blocks(1 << 16, 16, most),
+            ChannelVariant::Neighbours => self.blocks(256, least.max(64), least.max(4096)),
+            ChannelVariant::Interleaved => self.blocks(1 << 16, least.max(16), least.max(4096)),
         }
     }
 
@@ -243,6 +254,7 @@ impl Grid {
             .bind([parts.binding(), x.binding(), out.binding()])
             .params(&self.params(runtime, blocks, 1, 0.0))
             .groups(groups)
+            .rounds(2 * blocks.n + 256)
             .cost(2 * parts.len() as u64, 4 * parts.len() as u64)
             .run()?;
         Ok(out)
@@ -261,13 +273,34 @@ impl Grid {
             .bind([x.binding(), parts.binding()])
             .params(&self.params(runtime, blocks, 1, 0.0))
             .groups(groups)
+            .rounds(blocks.rounds())
             .cost(6 * x.len() as u64, (x.len() * x.dtype().bytes()) as u64)
             .run()?;
         self.join(MOMENTS, blocks, &parts, x)?.reshape(&[3, self.stride_sums(runtime)])
     }
 
+    /// Of a norm over rows: sums over the rows of `d`, and of `d` times the normalised `x`: `[2, stride]`. Each of the
+    /// `stats` `[n_rows, 4]` holds the row's first element, the mean of the differences to it, and the scale.
+    pub(super) fn row_sums(&self, x: &Tensor, stats: &Tensor, d: &Tensor) -> Result<Tensor> {
+        let runtime = x.runtime();
+        let blocks = self.sum_blocks();
+        let parts = Tensor::empty(runtime, &[blocks.n, 2, self.n_cols], DType::F32)?;
+        let (wg_size, groups) = self.launch_grid(runtime, blocks);
+        runtime
+            .launch(if self.is_vec4() { &ROW_SUMS_VEC4_BWD } else { &ROW_SUMS_BWD })
+            .types(&[x.dtype(), DType::F32, DType::F32])
+            .overrides(&[("WG_SIZE", wg_size)])
+            .bind([x, stats, d, &parts].map(Tensor::binding))
+            .params(&self.params(runtime, blocks, 1, 0.0))
+            .groups(groups)
+            .rounds(blocks.rounds())
+            .cost(5 * x.len() as u64, 2 * (x.len() * x.dtype().bytes()) as u64)
+            .run()?;
+        self.join(SUMS, blocks, &parts, &parts)?.reshape(&[2, self.stride_sums(runtime)])
+    }
+
     /// Row `i` of sums `[n, stride]`, as `[c]`.
-    fn row(&self, sums: &Tensor, i: usize) -> Result<Tensor> {
+    pub(super) fn row(&self, sums: &Tensor, i: usize) -> Result<Tensor> {
         sums.slice(0, i..i + 1)?.slice(1, 0..self.n_cols)?.reshape(&[self.n_cols])
     }
 }
@@ -356,6 +389,7 @@ impl ChannelNorm {
             .bind([&self.x, &gain, &bias, &mean, &var, d, &parts].map(Tensor::binding))
             .params(&self.params(blocks))
             .groups(groups)
+            .rounds(blocks.rounds())
             .cost(8 * self.x.len() as u64, 2 * self.bytes())
             .run()?;
         self.grid.join(SUMS, blocks, &parts, &parts)

@@ -4,15 +4,19 @@
 //! (for group norm, a sample's group) that holds a NaN or an infinity comes out as NaN, as in PyTorch. The parameters
 //! are f32 or f16, all of one type, whatever the type of `x`; the arithmetic is f32.
 
+mod backward;
 pub(super) mod channels;
 
 pub use channels::{
     ChannelVariant, batch_norm, batch_norm_train, batch_norm_train_with, group_norm, update_running_stats,
 };
 
+use backward::{NORM_GROUP_BWD, NORM_ROWS_BWD, NORM_VEC4_BWD, RowBackward};
+
 use super::checks::{need_float, need_one_device};
 use super::reduce;
 use super::rows::{ALONE_SIZES, RowVariant, SHARED_SIZES};
+use crate::autograd::{record, wants};
 use crate::runtime::{
     Bind::{Read, Write},
     Common, INDEX, Kernel, Need,
@@ -50,7 +54,8 @@ const NORM_GROUP_FWD: Kernel = norm_kernel("norm_group_fwd").overrides(SHARED);
 const NORM_SUBGROUP_FWD: Kernel = norm_kernel("norm_subgroup_fwd").overrides(SHARED).needs(&[Need::Subgroup]);
 
 /// The kernels of the norms over rows.
-pub const KERNELS: &[Kernel] = &[NORM_VEC4_FWD, NORM_ROWS_FWD, NORM_GROUP_FWD, NORM_SUBGROUP_FWD];
+pub const KERNELS: &[Kernel] =
+    &[NORM_VEC4_FWD, NORM_ROWS_FWD, NORM_GROUP_FWD, NORM_SUBGROUP_FWD, NORM_VEC4_BWD, NORM_ROWS_BWD, NORM_GROUP_BWD];
 
 /// Checks devices and types of `x` and its parameters; answers the parameters' type.
 fn check_params(op: &'static str, x: &Tensor, params: &[(&str, &Tensor)]) -> Result<DType> {
@@ -80,8 +85,19 @@ pub enum RowNorm {
     Rms,
 }
 
-/// A norm over the last axis by a given variant, or the one the op would choose: `x` `[.., n]`, `gain` and `bias` `[n]`,
-/// to the shape of `x`.
+impl RowNorm {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Layer => "layer_norm",
+            Self::Rms => "rms_norm",
+        }
+    }
+}
+
+/// A norm over the last axis, forward and backward by a given variant, or the one the op would choose: `x` `[.., n]`,
+/// `gain` and `bias` `[n]`, to the shape of `x`.
+///
+/// The backward pass has no variant of its own for subgroups: it takes the one for workgroups.
 ///
 /// # Errors
 /// As [`layer_norm`], and [`Error::Feature`] if the adapter lacks what the variant needs.
@@ -93,7 +109,26 @@ pub fn row_norm_with(
     bias: Option<&Tensor>,
     eps: f32,
 ) -> Result<Tensor> {
-    let op = if norm == RowNorm::Layer { "layer_norm" } else { "rms_norm" };
+    let (x_in, gain_in, bias_in) = (x.detach(), gain.map(Tensor::detach), bias.map(Tensor::detach));
+    let out = normalised(variant, norm, &x_in, gain_in.as_ref(), bias_in.as_ref(), eps)?;
+    let inputs = [x, gain.unwrap_or(x), bias.unwrap_or(x)];
+    if !wants(&inputs) || out.is_empty() {
+        return Ok(out);
+    }
+    let wanted = [gain, bias].map(|param| param.filter(|param| param.needs_grad()).map(Tensor::dtype));
+    let backward = RowBackward { variant, norm, x: x_in, gain: gain_in, eps, wanted };
+    Ok(record(norm.name(), out, inputs, move |d, _| backward.run(d)))
+}
+
+fn normalised(
+    variant: Option<RowVariant>,
+    norm: RowNorm,
+    x: &Tensor,
+    gain: Option<&Tensor>,
+    bias: Option<&Tensor>,
+    eps: f32,
+) -> Result<Tensor> {
+    let op = norm.name();
     let params: Vec<(&str, &Tensor)> =
         [("gain", gain), ("bias", bias)].into_iter().filter_map(|(name, tensor)| Some((name, tensor?))).collect();
     let param_type = check_params(op, x, &params)?;
