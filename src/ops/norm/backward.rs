@@ -1,6 +1,6 @@
 //! Gradients of norms over rows.
 
-use super::channels::Grid;
+use super::channels::{ChannelVariant, Grid};
 use super::{ALIASES, COMMONS, FLOATS, NormParams, RowNorm, SOURCE};
 use crate::Result;
 use crate::ops::elementwise;
@@ -46,7 +46,11 @@ impl RowBackward {
         if gain.is_none() && bias.is_none() {
             return Ok([Some(d_x), None, None]);
         }
-        let grid = Grid::new(&x, 1, x.shape()[x.rank() - 1]);
+        let mut grid = Grid::new(&x, 1, x.shape()[x.rank() - 1]);
+        if let Some(variant) = self.variant {
+            let alone = variant == RowVariant::Invocation;
+            grid.variant = if alone { ChannelVariant::Neighbours } else { ChannelVariant::Interleaved };
+        }
         let sums = grid.row_sums(&x, &stats, &d)?;
         let of = |i: usize, dtype: Option<DType>| {
             dtype.map(|dtype| elementwise::cast(&grid.row(&sums, i)?, dtype)).transpose()

@@ -154,7 +154,7 @@ pub(super) struct Grid {
     n_samples: usize,
     n_rows: usize,
     n_cols: usize,
-    variant: ChannelVariant,
+    pub(super) variant: ChannelVariant,
 }
 
 /// How the rows of each sample are shared among invocations.
