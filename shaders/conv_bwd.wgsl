@@ -10,6 +10,7 @@
 //   plain       one invocation per element and part, any shape
 //   registers   8 invocations x ROWS rows x 16 channels, four pixels at a time
 //   subgroup    the same, d_out loaded once per subgroup of 8 and broadcast
+//   window3     windows of 3 x 3 taps side by side: neighbouring pixels share what they look at
 //   tile        64 rows x 64 channels per workgroup through workgroup memory, any shape
 //   depthwise   one input channel per output channel: 3 x 3 taps x 4 channels per invocation
 override WG_SIZE: u32 = 64u;
@@ -444,6 +445,118 @@ fn conv_subgroup_bwd_w(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wor
         conv_weight_step(&sum, panel, four, rows);
     }
     conv_weight_finish(block, lane, sum);
+}
+
+// ---- window3: 3 x 3 taps side by side, of 8 input channels (one per lane) by 16 output channels; wo in fours ----
+// Four neighbours of a row share the pixels they look at: 18 loads for 36 products, or 27 with a stride of 2.
+override STEP_X: u32 = 1u;   // 1 or 2, the stride of the columns
+
+// Nine neighbours of a row of x, one channel; six with a stride of 1.
+struct ConvSpan { a: vec4<f32>, b: vec4<f32>, c: f32 }
+
+fn conv_near(start: u32, row: bool, column: u32, k: u32) -> f32 {
+    let p = conv_bwd_params;
+    let inside = row && column + k < p.w;
+    return select(0.0, f32(conv_bwd_w_x[select(0u, start + k * p.ci, inside)]), inside);
+}
+
+fn conv_span(start: u32, row: bool, column: u32) -> ConvSpan {
+    var span: ConvSpan;
+    span.a = vec4<f32>(conv_near(start, row, column, 0u), conv_near(start, row, column, 1u), conv_near(start, row, column, 2u),
+                       conv_near(start, row, column, 3u));
+    span.b.x = conv_near(start, row, column, 4u);
+    span.b.y = conv_near(start, row, column, 5u);
+    if STEP_X == 2u {
+        span.b.z = conv_near(start, row, column, 6u);
+        span.b.w = conv_near(start, row, column, 7u);
+        span.c = conv_near(start, row, column, 8u);
+    }
+    return span;
+}
+
+fn conv_tap(panel: ConvPanel, x: vec4<f32>) -> mat4x4<f32> {
+    return panel.p0 * x.x + panel.p1 * x.y + panel.p2 * x.z + panel.p3 * x.w;
+}
+
+// The pixels that the taps of one row of the window see.
+fn conv_seen(span: ConvSpan, s: u32) -> vec4<f32> {
+    if STEP_X == 2u {
+        if s == 0u {
+            return vec4<f32>(span.a.xz, span.b.xz);
+        }
+        if s == 1u {
+            return vec4<f32>(span.a.yw, span.b.yw);
+        }
+        return vec4<f32>(span.a.z, span.b.xz, span.c);
+    }
+    if s == 0u {
+        return span.a;
+    }
+    if s == 1u {
+        return vec4<f32>(span.a.yzw, span.b.x);
+    }
+    return vec4<f32>(span.a.zw, span.b.xy);
+}
+
+fn conv_window3_put(block: ConvWeightBlock, tap: u32, c: u32, sum: mat4x4<f32>) {
+    if c < conv_bwd_params.ci_group {
+        conv_weight_put(block, tap * conv_bwd_params.ci_group + c, sum);
+    }
+}
+
+@compute @workgroup_size(8)
+fn conv_window3_bwd_w(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+                      @builtin(subgroup_invocation_id) lane: u32) {
+    let p = conv_bwd_params;
+    let n_channel_blocks = (p.ci_group + 7u) / 8u;
+    let id = group_id(group, n_groups);
+    let line = id / p.n_blocks;
+    let out_block = id - line * p.n_blocks;
+    let part = line / n_channel_blocks;
+    let co4 = p.co_group / 4u;
+    let in_group = (co4 + 3u) / 4u;
+    let g = out_block / in_group;
+    let block = ConvWeightBlock(part, 0u, g * co4 + out_block % in_group * 4u, (g + 1u) * co4, g * p.ci_group);
+    let c = (line - part * n_channel_blocks) * 8u + lane;
+    let first = block.first + min(c, p.ci_group - 1u);
+    let o = min(block.o4 + lane % 4u, block.end4 - 1u);
+    let start = part * p.part;
+    let end = min(start + p.part, p.n_pixels);
+    let row_step = p.w * p.ci;
+    var at = conv_pixel(start);
+    var sum: ConvWeightSums;
+    for (var pixel = start; pixel < end; pixel += 4u) {
+        let window = conv_window(at, true, p.ci);
+        at.x += 4u;
+        let last_x = at.x == p.wo;
+        at.x = select(at.x, 0u, last_x);
+        at.y += select(0u, 1u, last_x);
+        let last_y = at.y == p.ho;
+        at.y = select(at.y, 0u, last_y);
+        at.image += select(0u, 1u, last_y);
+        let panel = conv_share(conv_d_out4(pixel + lane / 4u, end, o), conv_d_out4(pixel + 2u + lane / 4u, end, o));
+        let upper = conv_span(window.z + first, window.x < p.h, window.y);
+        sum[0] += conv_tap(panel, conv_seen(upper, 0u));
+        sum[1] += conv_tap(panel, conv_seen(upper, 1u));
+        sum[2] += conv_tap(panel, conv_seen(upper, 2u));
+        let middle = conv_span(window.z + first + row_step, window.x + 1u < p.h, window.y);
+        sum[3] += conv_tap(panel, conv_seen(middle, 0u));
+        sum[4] += conv_tap(panel, conv_seen(middle, 1u));
+        sum[5] += conv_tap(panel, conv_seen(middle, 2u));
+        let lower = conv_span(window.z + first + 2u * row_step, window.x + 2u < p.h, window.y);
+        sum[6] += conv_tap(panel, conv_seen(lower, 0u));
+        sum[7] += conv_tap(panel, conv_seen(lower, 1u));
+        sum[8] += conv_tap(panel, conv_seen(lower, 2u));
+    }
+    conv_window3_put(block, 0u, c, sum[0]);
+    conv_window3_put(block, 1u, c, sum[1]);
+    conv_window3_put(block, 2u, c, sum[2]);
+    conv_window3_put(block, 3u, c, sum[3]);
+    conv_window3_put(block, 4u, c, sum[4]);
+    conv_window3_put(block, 5u, c, sum[5]);
+    conv_window3_put(block, 6u, c, sum[6]);
+    conv_window3_put(block, 7u, c, sum[7]);
+    conv_window3_put(block, 8u, c, sum[8]);
 }
 
 // ---- depthwise: 3 x 3 taps of a window, 4 channels; larger windows in blocks of 3 x 3 ----

@@ -129,6 +129,11 @@ fn gradients_of_every_variant_are_the_direct_sums() {
         ([1, 11, 7, 5], [3, 3, 5, 7], SAME),
         ([1, 1, 1, 1], [3, 3, 1, 1], SAME),
         ([2, 5, 5, 12], [3, 3, 12, 68], SAME),
+        ([2, 9, 16, 12], [3, 3, 12, 20], SAME),
+        ([2, 5, 10, 6], [3, 3, 6, 4], PLAIN),
+        ([2, 9, 15, 20], [3, 3, 20, 36], HALF),
+        ([1, 9, 17, 16], [3, 3, 8, 24], Conv2d { groups: 2, stride: [1, 2], padding: [2, 0], ..PLAIN }),
+        ([2, 10, 12, 8], [3, 3, 8, 4], Conv2d { stride: [3, 1], padding: [0, 1], ..PLAIN }),
         // Strides; pixels that no window reaches.
         ([2, 9, 8, 3], [3, 3, 3, 8], HALF),
         ([2, 8, 9, 4], [3, 3, 4, 8], Conv2d { padding: [0, 0], ..HALF }),

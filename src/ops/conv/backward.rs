@@ -14,6 +14,8 @@ use crate::{Error, Result};
 const SOURCE: &str = include_str!("../../../shaders/conv_bwd.wgsl");
 const FLOATS: &[DType] = &[DType::F32, DType::F16];
 const WG_SIZE: u64 = 64;
+/// Bytes of a core's cache that are safe to count on.
+const CACHED: usize = 192 << 10;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -79,12 +81,24 @@ const PLAIN_BWD_X: Kernel = kernel("conv_plain_bwd_x", &[Read, Read, Write]).par
 const PLAIN_BWD_W: Kernel = weight_kernel("conv_plain_bwd_w");
 const REGISTERS_BWD_W: Kernel = weight_kernel("conv_registers_bwd_w").overrides(ROWS);
 const SUBGROUP_BWD_W: Kernel = weight_kernel("conv_subgroup_bwd_w").overrides(ROWS).needs(&[Need::SubgroupOf(8)]);
+const WINDOW3_BWD_W: Kernel =
+    weight_kernel("conv_window3_bwd_w").overrides(&[("STEP_X", &[1, 2])]).needs(&[Need::SubgroupOf(8)]);
 const DEPTHWISE_BWD_W: Kernel = weight_kernel("conv_depthwise_bwd_w");
 const TILE_BWD_W: Kernel = weight_kernel("conv_tile_bwd_w");
 
 /// The kernels of the gradients.
-pub const KERNELS: &[Kernel] =
-    &[TURN, WEAVE, WEAVE_VEC4, PLAIN_BWD_X, PLAIN_BWD_W, REGISTERS_BWD_W, SUBGROUP_BWD_W, DEPTHWISE_BWD_W, TILE_BWD_W];
+pub const KERNELS: &[Kernel] = &[
+    TURN,
+    WEAVE,
+    WEAVE_VEC4,
+    PLAIN_BWD_X,
+    PLAIN_BWD_W,
+    REGISTERS_BWD_W,
+    SUBGROUP_BWD_W,
+    WINDOW3_BWD_W,
+    DEPTHWISE_BWD_W,
+    TILE_BWD_W,
+];
 
 /// How the gradient of the input is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -108,6 +122,9 @@ pub enum WeightVariant {
     Registers,
     /// The same with the gradient broadcast, on adapters whose subgroups have 8 invocations.
     Subgroup,
+    /// As `Subgroup`, for windows of 3 x 3 side by side, a stride of 1 or 2 across, and rows of outputs in fours, whose
+    /// neighbours share what they read; 8 input channels per workgroup.
+    Window3,
     /// One input channel per output channel, channels in fours.
     Depthwise,
     /// 64 x 64 weights per workgroup through workgroup memory, any shape: what real GPUs want.
@@ -118,7 +135,8 @@ pub enum WeightVariant {
 
 impl WeightVariant {
     /// Every variant.
-    pub const ALL: &[Self] = &[Self::Plain, Self::Registers, Self::Subgroup, Self::Depthwise, Self::Tile, Self::Matmul];
+    pub const ALL: &[Self] =
+        &[Self::Plain, Self::Registers, Self::Subgroup, Self::Window3, Self::Depthwise, Self::Tile, Self::Matmul];
 
     fn kernel(self) -> &'static Kernel {
         match self {
@@ -126,35 +144,40 @@ impl WeightVariant {
             Self::Plain | Self::Matmul => &PLAIN_BWD_W,
             Self::Registers => &REGISTERS_BWD_W,
             Self::Subgroup => &SUBGROUP_BWD_W,
+            Self::Window3 => &WINDOW3_BWD_W,
             Self::Depthwise => &DEPTHWISE_BWD_W,
             Self::Tile => &TILE_BWD_W,
         }
     }
 
-    /// Whether it computes gradients of weights `[kh, kw, ci / groups, co]` on this adapter.
+    /// Whether it computes gradients of weights `[kh, kw, ci / groups, co]` of results `wo` pixels wide on this adapter.
     #[must_use]
-    pub fn fits(self, profile: &DeviceProfile, dtype: DType, w: [usize; 4], conv: &Conv2d) -> bool {
+    pub fn fits(self, profile: &DeviceProfile, dtype: DType, w: [usize; 4], wo: usize, conv: &Conv2d) -> bool {
         let [kh, kw, ci_group, co] = w;
         let co_group = co / conv.groups.max(1);
         let shape = match self {
             Self::Plain | Self::Tile => true,
             Self::Registers | Self::Subgroup => co_group.is_multiple_of(4),
+            Self::Window3 => {
+                let side_by_side = [kh, kw] == [3; 2] && conv.dilation == [1; 2] && conv.stride[1] <= 2;
+                side_by_side && ci_group > 4 && co_group.is_multiple_of(4) && wo.is_multiple_of(4)
+            }
             Self::Depthwise => ci_group == 1 && co_group == 1 && co.is_multiple_of(4),
             Self::Matmul => [kh, kw] == [1; 2] && conv.padding == [0; 2] && conv.groups == 1,
         };
         shape && self.kernel().runs_on(profile, &[dtype])
     }
 
-    fn choose(profile: &DeviceProfile, dtype: DType, w: [usize; 4], conv: &Conv2d) -> Self {
+    fn choose(profile: &DeviceProfile, dtype: DType, w: [usize; 4], wo: usize, conv: &Conv2d) -> Self {
         let ladder = if profile.is_software() {
-            [Self::Depthwise, Self::Matmul, Self::Subgroup, Self::Registers]
+            [Self::Depthwise, Self::Matmul, Self::Window3, Self::Subgroup, Self::Registers]
         } else if w[3] / conv.groups.max(1) < 8 {
             // A tile for a handful of channels would mostly compute what nobody stores.
-            [Self::Depthwise, Self::Matmul, Self::Plain, Self::Plain]
+            [Self::Depthwise, Self::Matmul, Self::Plain, Self::Plain, Self::Plain]
         } else {
-            [Self::Depthwise, Self::Matmul, Self::Tile, Self::Plain]
+            [Self::Depthwise, Self::Matmul, Self::Tile, Self::Plain, Self::Plain]
         };
-        ladder.into_iter().find(|variant| variant.fits(profile, dtype, w, conv)).unwrap_or(Self::Plain)
+        ladder.into_iter().find(|variant| variant.fits(profile, dtype, w, wo, conv)).unwrap_or(Self::Plain)
     }
 }
 
@@ -224,7 +247,7 @@ pub fn weight_gradient_with(
     const OP: &str = "weight_gradient_with";
     let [x, d_out] = operands(OP, [x, d_out])?;
     let w_shape = weight_shape(OP, &x, &d_out, kernel, conv)?;
-    if !variant.fits(x.runtime().profile(), x.dtype(), w_shape, conv) {
+    if !variant.fits(x.runtime().profile(), x.dtype(), w_shape, d_out.shape()[2], conv) {
         return Err(unfit(&x, format!("the weights' gradient {w_shape:?} by {variant:?}")));
     }
     weight_gradient_by(variant, &x, &d_out, w_shape, conv)
@@ -481,7 +504,7 @@ fn weave(d_out: &Tensor, shape: [usize; 4], conv: &Conv2d, parts: &[(usize, Tens
 
 /// `d_w` of shape `w` from row-major operands.
 pub(super) fn checked_weight_gradient(x: &Tensor, d_out: &Tensor, w: [usize; 4], conv: &Conv2d) -> Result<Tensor> {
-    let variant = WeightVariant::choose(x.runtime().profile(), x.dtype(), w, conv);
+    let variant = WeightVariant::choose(x.runtime().profile(), x.dtype(), w, d_out.shape()[2], conv);
     weight_gradient_by(variant, x, d_out, w, conv)
 }
 
@@ -515,16 +538,25 @@ fn weight_gradient_by(
             let n_blocks = groups * (co / groups).div_ceil(16);
             (n_blocks, n_blocks * n_rows.div_ceil(8 * rows))
         }
+        WeightVariant::Window3 => {
+            let n_blocks = groups * (co / groups).div_ceil(16);
+            (n_blocks, n_blocks * ci_group.div_ceil(8))
+        }
         WeightVariant::Depthwise => (0, threads(kh.div_ceil(3) * kw.div_ceil(3) * co / 4)),
         WeightVariant::Tile => {
             let n_blocks = groups * (co / groups).div_ceil(64);
             (n_blocks, n_blocks * n_rows.div_ceil(64))
         }
     };
-    // Enough parts for every core, each long enough that summing the parts costs little.
-    let (wanted, least) = if runtime.profile().is_software() { (32, 256) } else { (1024, 128) };
+    let n_parts = if runtime.profile().is_software() {
+        // So much work for every core, and what a part reads, again for each block of the weights, in a core's cache.
+        let bytes = 4 * (x.len() + d_out.len()) / n_pixels;
+        (16 / n_each).max(n_pixels * bytes / CACHED).min(n_pixels / 256)
+    } else {
+        (1024 / n_each).min(n_pixels / 128)
+    };
     // Tiles take two rounds of loops to a pixel, and a few more.
-    let n_parts = (wanted / n_each).clamp(1, n_pixels.div_ceil(least)).max(n_pixels.div_ceil(LOOP_ROUNDS / 4));
+    let n_parts = n_parts.max(n_pixels.div_ceil(LOOP_ROUNDS / 4)).max(1);
     let part = n_pixels.div_ceil(n_parts).next_multiple_of(4);
     let n_parts = n_pixels.div_ceil(part);
     let out = Tensor::empty(runtime, &[n_parts, kh, kw, ci_group, co], DType::F32)?;
@@ -540,7 +572,10 @@ fn weight_gradient_by(
         _ => n_parts * n_each,
     };
     let kernel = variant.kernel();
-    let overrides = [("ROWS", rows as u32)];
+    let overrides = match variant {
+        WeightVariant::Window3 => [("STEP_X", conv.stride[1] as u32)],
+        _ => [("ROWS", rows as u32)],
+    };
     let bytes = (x.len() + d_out.len()) * x.dtype().bytes() + out.len() * 4;
     runtime
         .launch(kernel)
