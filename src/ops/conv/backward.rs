@@ -117,8 +117,8 @@ pub enum InputVariant {
 pub enum WeightVariant {
     /// One weight per invocation, any shape: what the others are checked against.
     Plain,
-    /// 72 weights of a channel pair's taps, or 32, by 16 output channels per workgroup of 8, in registers; output
-    /// channels of a group in fours.
+    /// 72 or 32 taps and input channels by 16 output channels per workgroup of 8, in registers; output channels of a
+    /// group in fours.
     Registers,
     /// The same with the gradient broadcast, on adapters whose subgroups have 8 invocations.
     Subgroup,
