@@ -180,8 +180,8 @@ fn attention_plain_bwd_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_
     }
 }
 
-// ---- lanes: two queries, or keys, per invocation, their operands and gradients held in registers ----
-// A subgroup of 8 holds 16 rows, lane l those at l and l + 8 of the tile, and walks over the rows of the other side: each
+// ---- lanes: three queries, or keys, per invocation, their operands and gradients held in registers ----
+// A subgroup of 8 holds 24 rows, lane l those at l, l + 8 and l + 16 of the tile, and walks over the rows of the other side: each
 // lane loads one vec4 in 8 of such a row, which is then broadcast to all. For d_q the rows a and b held are q and d_out, the
 // rows x and y walked over k and v; for d_k and d_v it is the other way round. Then, with the lse and D of the query,
 //   p = exp2(a . x - lse),  ds = p (b . y - D),  sum_x += ds x,  sum_y += p y.
@@ -189,10 +189,10 @@ fn attention_plain_bwd_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_
 override BLOCKS: u32 = 2u;   // a head's width in blocks of 8 vec4, rounded up, at most MAX_BLOCKS
 const MAX_BLOCKS = 4u;
 const LANES = 8u;
-const PAIR_ROWS = 16u;
-alias Pair = vec2<f32>;      // a number for each of both rows
-alias Rows2 = mat2x4<f32>;   // a vec4 for each of both rows
-alias Held = array<Rows2, 8u * MAX_BLOCKS>;
+const LANES_ROWS = 24u;
+alias Triple = vec3<f32>;    // a number for each row held
+alias Rows3 = mat3x4<f32>;   // a vec4 for each row held
+alias Held = array<Rows3, 8u * MAX_BLOCKS>;
 alias Share = array<vec4<f32>, MAX_BLOCKS>;   // what one lane has of a row walked over
 
 @group(0) @binding(0) var<storage, read> attention_q4: array<Elem4>;
@@ -233,15 +233,15 @@ fn shift(x: ptr<private, Held>) {
     }
 }
 
-fn dot8(held: ptr<private, Held>, at: u32, x: vec4<f32>) -> Pair {
+fn dot8(held: ptr<private, Held>, at: u32, x: vec4<f32>) -> Triple {
     return subgroupBroadcast(x, 0u) * (*held)[at] + subgroupBroadcast(x, 1u) * (*held)[at + 1u]
          + subgroupBroadcast(x, 2u) * (*held)[at + 2u] + subgroupBroadcast(x, 3u) * (*held)[at + 3u]
          + subgroupBroadcast(x, 4u) * (*held)[at + 4u] + subgroupBroadcast(x, 5u) * (*held)[at + 5u]
          + subgroupBroadcast(x, 6u) * (*held)[at + 6u] + subgroupBroadcast(x, 7u) * (*held)[at + 7u];
 }
 
-// The dot products of both rows held with one walked over.
-fn dots(held: ptr<private, Held>, x: Share) -> Pair {
+// The dot products of the rows held with one walked over.
+fn dots(held: ptr<private, Held>, x: Share) -> Triple {
     var sum = dot8(held, 0u, x[0]);
     if BLOCKS > 1u {
         sum += dot8(held, 8u, x[1]);
@@ -255,11 +255,12 @@ fn dots(held: ptr<private, Held>, x: Share) -> Pair {
     return sum;
 }
 
-fn add1(sum: ptr<private, Held>, at: u32, x: vec4<f32>, w: Pair, y: vec4<f32>, w_y: Pair) {
-    (*sum)[at] = Rows2((*sum)[at][0] + x * w.x + y * w_y.x, (*sum)[at][1] + x * w.y + y * w_y.y);
+fn add1(sum: ptr<private, Held>, at: u32, x: vec4<f32>, w: Triple, y: vec4<f32>, w_y: Triple) {
+    (*sum)[at] = Rows3((*sum)[at][0] + (x * w.x + y * w_y.x), (*sum)[at][1] + (x * w.y + y * w_y.y),
+                       (*sum)[at][2] + (x * w.z + y * w_y.z));
 }
 
-fn add8(sum: ptr<private, Held>, at: u32, x: vec4<f32>, w: Pair, y: vec4<f32>, w_y: Pair) {
+fn add8(sum: ptr<private, Held>, at: u32, x: vec4<f32>, w: Triple, y: vec4<f32>, w_y: Triple) {
     add1(sum, at + 0u, subgroupBroadcast(x, 0u), w, subgroupBroadcast(y, 0u), w_y);
     add1(sum, at + 1u, subgroupBroadcast(x, 1u), w, subgroupBroadcast(y, 1u), w_y);
     add1(sum, at + 2u, subgroupBroadcast(x, 2u), w, subgroupBroadcast(y, 2u), w_y);
@@ -270,8 +271,8 @@ fn add8(sum: ptr<private, Held>, at: u32, x: vec4<f32>, w: Pair, y: vec4<f32>, w
     add1(sum, at + 7u, subgroupBroadcast(x, 7u), w, subgroupBroadcast(y, 7u), w_y);
 }
 
-// Adds two rows walked over, each weighted for both rows held.
-fn add(sum: ptr<private, Held>, x: Share, w: Pair, y: Share, w_y: Pair) {
+// Adds two rows walked over, each weighted for every row held.
+fn add(sum: ptr<private, Held>, x: Share, w: Triple, y: Share, w_y: Triple) {
     add8(sum, 0u, x[0], w, y[0], w_y);
     if BLOCKS > 1u {
         add8(sum, 8u, x[1], w, y[1], w_y);
@@ -284,12 +285,12 @@ fn add(sum: ptr<private, Held>, x: Share, w: Pair, y: Share, w_y: Pair) {
     }
 }
 
-// Both weights of the rows held, 0 where they do not see each other.
-struct Weights { p: Pair, ds: Pair }
+// Both weights of each row held, 0 where it and the one walked over do not see each other.
+struct Weights { p: Triple, ds: Triple }
 
-fn weights(x: Share, y: Share, lse: Pair, d: Pair, seen: vec2<bool>) -> Weights {
-    let p = select(Pair(0.0), exp2(dots(&held_a, x) - lse), seen);
-    let ds = select(Pair(0.0), p * (dots(&held_b, y) - d), seen);
+fn weights(x: Share, y: Share, lse: Triple, d: Triple, seen: vec3<bool>) -> Weights {
+    let p = select(Triple(0.0), exp2(dots(&held_a, x) - lse), seen);
+    let ds = select(Triple(0.0), p * (dots(&held_b, y) - d), seen);
     return Weights(p, ds);
 }
 
@@ -358,8 +359,8 @@ fn share_d_out(at: u32, col: vec4<u32>) -> Share {
     return x;
 }
 
-// Puts a vec4 of both rows, and of both their operands, in the last place; 0 past the last column.
-fn hold(a: Rows2, b: Rows2, scale: f32, inside: bool) {
+// Puts a vec4 of the rows, of both their operands, in the last place; 0 past the last column.
+fn hold(a: Rows3, b: Rows3, scale: f32, inside: bool) {
     shift(&held_a);
     shift(&held_b);
     held_a[8u * BLOCKS - 1u] = a * select(0.0, scale, inside);
@@ -375,39 +376,42 @@ fn attention_lanes_bwd_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_w
         return;
     }
     let part = part_of(id, 1u);
-    if part.tile * PAIR_ROWS >= part.n_queries {
+    if part.tile * LANES_ROWS >= part.n_queries {
         return;
     }
     let n_cols = p.n_dims >> 2u;
     let n_turns = ((n_cols + 7u) >> 3u) << 3u;   // that this is 8 x BLOCKS must not show: the compiler would unroll
-    let i = part.tile * PAIR_ROWS + vec2<u32>(lane, lane + LANES);
+    let i = part.tile * LANES_ROWS + vec3<u32>(lane, lane + LANES, lane + 2u * LANES);
     // Rows past the last are copies of it, and not stored.
-    let token = part.start_q + min(i, vec2<u32>(part.n_queries - 1u));
+    let token = part.start_q + min(i, vec3<u32>(part.n_queries - 1u));
     let row = token * p.n_heads + part.head;
-    let at_q = (p.base_q + token * p.token_q + part.head * p.head_q) >> vec2<u32>(2u);
+    let at_q = (p.base_q + token * p.token_q + part.head * p.head_q) >> vec3<u32>(2u);
     for (var d = 0u; d < n_turns; d++) {
         let col = min(d, n_cols - 1u);
         let at_o = row * n_cols + col;
-        hold(Rows2(vec4<f32>(attention_q4[at_q.x + col]), vec4<f32>(attention_q4[at_q.y + col])),
-             Rows2(vec4<f32>(attention_d_out4[at_o.x]), vec4<f32>(attention_d_out4[at_o.y])), p.scale, d < n_cols);
+        hold(Rows3(vec4<f32>(attention_q4[at_q.x + col]), vec4<f32>(attention_q4[at_q.y + col]),
+                   vec4<f32>(attention_q4[at_q.z + col])),
+             Rows3(vec4<f32>(attention_d_out4[at_o.x]), vec4<f32>(attention_d_out4[at_o.y]),
+                   vec4<f32>(attention_d_out4[at_o.z])), p.scale, d < n_cols);
     }
     let stats_x = attention_stats[row.x];
     let stats_y = attention_stats[row.y];
-    let lse = Pair(stats_x.x, stats_y.x);
-    let flow = Pair(stats_x.y, stats_y.y);
-    let seen = vec2<u32>(n_seen(i.x, part.n_keys), n_seen(i.y, part.n_keys));
+    let stats_z = attention_stats[row.z];
+    let lse = Triple(stats_x.x, stats_y.x, stats_z.x);
+    let flow = Triple(stats_x.y, stats_y.y, stats_z.y);
+    let seen = vec3<u32>(n_seen(i.x, part.n_keys), n_seen(i.y, part.n_keys), n_seen(i.z, part.n_keys));
     let col = columns(lane);
     let at_k = (p.base_k + part.start_k * p.token_k + part.head_kv * p.head_k) >> 2u;
     let at_v = (p.base_v + part.start_k * p.token_v + part.head_kv * p.head_v) >> 2u;
-    let n_keys = n_seen(part.tile * PAIR_ROWS + PAIR_ROWS - 1u, part.n_keys);
+    let n_keys = n_seen(part.tile * LANES_ROWS + LANES_ROWS - 1u, part.n_keys);
     for (var j = 0u; j < n_keys; j += 2u) {
         let next = min(j + 1u, part.n_keys - 1u);
         let k_a = share_k(at_k + j * (p.token_k >> 2u), col);
         let k_b = share_k(at_k + next * (p.token_k >> 2u), col);
         let v_a = share_v(at_v + j * (p.token_v >> 2u), col);
         let v_b = share_v(at_v + next * (p.token_v >> 2u), col);
-        let w_a = weights(k_a, v_a, lse, flow, vec2<u32>(j) < seen);
-        let w_b = weights(k_b, v_b, lse, flow, vec2<u32>(j + 1u) < seen);
+        let w_a = weights(k_a, v_a, lse, flow, vec3<u32>(j) < seen);
+        let w_b = weights(k_b, v_b, lse, flow, vec3<u32>(j + 1u) < seen);
         add(&sum_x, k_a, w_a.ds, k_b, w_b.ds);
     }
     for (var d = 0u; d < n_cols; d++) {
@@ -416,6 +420,9 @@ fn attention_lanes_bwd_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_w
         }
         if i.y < part.n_queries {
             attention_d_q4[row.y * n_cols + d] = Elem4(sum_x[0][1] * (p.scale * LN_2));
+        }
+        if i.z < part.n_queries {
+            attention_d_q4[row.z * n_cols + d] = Elem4(sum_x[0][2] * (p.scale * LN_2));
         }
         shift(&sum_x);
     }
@@ -430,26 +437,28 @@ fn attention_lanes_bwd_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_
         return;
     }
     let part = part_of(id, p.n_shared);
-    if part.tile * PAIR_ROWS >= part.n_keys {
+    if part.tile * LANES_ROWS >= part.n_keys {
         return;
     }
     let n_cols = p.n_dims >> 2u;
     let n_turns = ((n_cols + 7u) >> 3u) << 3u;
-    let j = part.tile * PAIR_ROWS + vec2<u32>(lane, lane + LANES);
-    let token = part.start_k + min(j, vec2<u32>(part.n_keys - 1u));
-    let at_k = (p.base_k + token * p.token_k + part.head_kv * p.head_k) >> vec2<u32>(2u);
-    let at_v = (p.base_v + token * p.token_v + part.head_kv * p.head_v) >> vec2<u32>(2u);
+    let j = part.tile * LANES_ROWS + vec3<u32>(lane, lane + LANES, lane + 2u * LANES);
+    let token = part.start_k + min(j, vec3<u32>(part.n_keys - 1u));
+    let at_k = (p.base_k + token * p.token_k + part.head_kv * p.head_k) >> vec3<u32>(2u);
+    let at_v = (p.base_v + token * p.token_v + part.head_kv * p.head_v) >> vec3<u32>(2u);
     for (var d = 0u; d < n_turns; d++) {
         let col = min(d, n_cols - 1u);
-        hold(Rows2(vec4<f32>(attention_k4[at_k.x + col]), vec4<f32>(attention_k4[at_k.y + col])),
-             Rows2(vec4<f32>(attention_v4[at_v.x + col]), vec4<f32>(attention_v4[at_v.y + col])), p.scale, d < n_cols);
+        hold(Rows3(vec4<f32>(attention_k4[at_k.x + col]), vec4<f32>(attention_k4[at_k.y + col]),
+                   vec4<f32>(attention_k4[at_k.z + col])),
+             Rows3(vec4<f32>(attention_v4[at_v.x + col]), vec4<f32>(attention_v4[at_v.y + col]),
+                   vec4<f32>(attention_v4[at_v.z + col])), p.scale, d < n_cols);
     }
     let col = columns(lane);
-    let first = vec2<u32>(first_seeing(j.x), first_seeing(j.y));
+    let first = vec3<u32>(first_seeing(j.x), first_seeing(j.y), first_seeing(j.z));
     for (var head = part.head; head < part.head + p.n_shared; head++) {
         let at_q = (p.base_q + part.start_q * p.token_q + head * p.head_q) >> 2u;
         let row = part.start_q * p.n_heads + head;
-        for (var i = first_seeing(part.tile * PAIR_ROWS); i < part.n_queries; i += 2u) {
+        for (var i = first_seeing(part.tile * LANES_ROWS); i < part.n_queries; i += 2u) {
             let next = min(i + 1u, part.n_queries - 1u);
             let row_a = row + i * p.n_heads;
             let row_b = row + next * p.n_heads;
@@ -459,9 +468,9 @@ fn attention_lanes_bwd_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_
             let q_b = share_q(at_q + next * (p.token_q >> 2u), col);
             let o_a = share_d_out(row_a * n_cols, col);
             let o_b = share_d_out(row_b * n_cols, col);
-            let seen_b = (vec2<u32>(i + 1u) >= first) & vec2<bool>(i + 1u < part.n_queries);
-            let w_a = weights(q_a, o_a, Pair(stats_a.x), Pair(stats_a.y), vec2<u32>(i) >= first);
-            let w_b = weights(q_b, o_b, Pair(stats_b.x), Pair(stats_b.y), seen_b);
+            let seen_b = (vec3<u32>(i + 1u) >= first) & vec3<bool>(i + 1u < part.n_queries);
+            let w_a = weights(q_a, o_a, Triple(stats_a.x), Triple(stats_a.y), vec3<u32>(i) >= first);
+            let w_b = weights(q_b, o_b, Triple(stats_b.x), Triple(stats_b.y), seen_b);
             add(&sum_x, q_a, w_a.ds, q_b, w_b.ds);
             add(&sum_y, o_a, w_a.p, o_b, w_b.p);
         }
@@ -478,7 +487,203 @@ fn attention_lanes_bwd_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_
             attention_d_kv4[out_k.y + d] = Elem4(sum_x[0][1] * (p.scale * LN_2));
             attention_d_kv4[out_v.y + d] = Elem4(sum_y[0][1]);
         }
+        if j.z < part.n_keys {
+            attention_d_kv4[out_k.z + d] = Elem4(sum_x[0][2] * (p.scale * LN_2));
+            attention_d_kv4[out_v.z + d] = Elem4(sum_y[0][2]);
+        }
         shift(&sum_x);
         shift(&sum_y);
+    }
+}
+
+// ---- tiled: 32 queries, or keys, per group of 64, through workgroup memory: GPUs ----
+// Invocation (y, x) of 8 x 8 computes the weights of rows held y + 8 i and rows walked over x + 8 j, i, j < 4; then, of the
+// rows held, the columns x + 8 c of the gradient, each a vec4. Operands come in blocks of 8 vec4, so that a head of any
+// width fits; rows in workgroup memory are one longer, so that 8 of them lie in different banks.
+const TILE_ROWS = 32u;
+const TILE_SIDE = 8u;
+const TILE_STRIDE = 9u;
+const OF_Q = 0u;
+const OF_K = 1u;
+const OF_V = 2u;
+const OF_D_OUT = 3u;
+alias Rows4 = mat4x4<f32>;               // a vec4 for each of four rows held
+alias Scores = array<vec4<f32>, 4>;      // of rows walked over, for each of four rows held
+alias Sums = array<Rows4, MAX_BLOCKS>;   // columns x + 8 c of four rows held
+var<workgroup> sh_held: array<Elem4, TILE_ROWS * TILE_STRIDE>;
+var<workgroup> sh_walked: array<Elem4, TILE_ROWS * TILE_STRIDE>;
+var<workgroup> sh_weight: array<vec4<f32>, TILE_ROWS * TILE_SIDE>;   // of row j walked over and rows held y + 8 i: at 8 j + y
+
+// Rows of a sequence, from one of them on.
+struct Rows { start: u32, first: u32, n: u32 }
+
+// Rows past the last are copies of it.
+fn token_of(rows: Rows, row: u32) -> u32 {
+    return rows.start + min(rows.first + row, rows.n - 1u);
+}
+
+fn operand(which: u32, token: u32, head: u32, col: u32) -> Elem4 {
+    let p = attention_params;
+    let head_kv = head / p.n_shared;
+    switch which {
+        case OF_Q: { return attention_q4[(p.base_q + token * p.token_q + head * p.head_q) / 4u + col]; }
+        case OF_K: { return attention_k4[(p.base_k + token * p.token_k + head_kv * p.head_k) / 4u + col]; }
+        case OF_V: { return attention_v4[(p.base_v + token * p.token_v + head_kv * p.head_v) / 4u + col]; }
+        default: { return attention_d_out4[(token * p.n_heads + head) * (p.n_dims / 4u) + col]; }
+    }
+}
+
+// Dot products of the rows held and walked over; all of the group must call it.
+fn tile_dots(of_held: u32, held: Rows, of_walked: u32, walked: Rows, head: u32, local: u32) -> Scores {
+    let x = local % TILE_SIDE;
+    let y = local / TILE_SIDE;
+    let n_cols = attention_params.n_dims / 4u;
+    var sum: Scores;
+    for (var block = 0u; block < n_cols; block += TILE_SIDE) {
+        let col = min(block + x, n_cols - 1u);
+        workgroupBarrier();   // all are done with what was there
+        for (var row = y; row < TILE_ROWS; row += TILE_SIDE) {
+            let of_row = operand(of_walked, token_of(walked, row), head, col);
+            sh_held[row * TILE_STRIDE + x] = operand(of_held, token_of(held, row), head, col);
+            sh_walked[row * TILE_STRIDE + x] = select(Elem4(), of_row, block + x < n_cols);
+        }
+        workgroupBarrier();   // both blocks are there
+        for (var d = 0u; d < TILE_SIDE; d++) {
+            let at = y * TILE_STRIDE + d;
+            let rows = Rows4(vec4<f32>(sh_held[at]), vec4<f32>(sh_held[at + 8u * TILE_STRIDE]),
+                             vec4<f32>(sh_held[at + 16u * TILE_STRIDE]), vec4<f32>(sh_held[at + 24u * TILE_STRIDE]));
+            sum[0] += vec4<f32>(sh_walked[x * TILE_STRIDE + d]) * rows;
+            sum[1] += vec4<f32>(sh_walked[(x + 8u) * TILE_STRIDE + d]) * rows;
+            sum[2] += vec4<f32>(sh_walked[(x + 16u) * TILE_STRIDE + d]) * rows;
+            sum[3] += vec4<f32>(sh_walked[(x + 24u) * TILE_STRIDE + d]) * rows;
+        }
+    }
+    return sum;
+}
+
+// Adds the rows walked over, with the weights in workgroup memory; all of the group must call it.
+fn tile_add(sums: ptr<function, Sums>, which: u32, walked: Rows, head: u32, local: u32) {
+    let x = local % TILE_SIDE;
+    let y = local / TILE_SIDE;
+    let n_cols = attention_params.n_dims / 4u;
+    for (var c = 0u; c < BLOCKS; c++) {
+        let col = min(c * TILE_SIDE + x, n_cols - 1u);
+        workgroupBarrier();   // all are done with the rows, or the dot products
+        for (var row = y; row < TILE_ROWS; row += TILE_SIDE) {
+            sh_walked[row * TILE_STRIDE + x] = operand(which, token_of(walked, row), head, col);
+        }
+        workgroupBarrier();   // rows and weights are there
+        var sum = (*sums)[c];
+        for (var j = 0u; j < TILE_ROWS; j++) {
+            let row = vec4<f32>(sh_walked[j * TILE_STRIDE + x]);
+            let w = sh_weight[j * TILE_SIDE + y];
+            sum += Rows4(row * w.x, row * w.y, row * w.z, row * w.w);
+        }
+        (*sums)[c] = sum;
+    }
+}
+
+@compute @workgroup_size(64)
+fn attention_tiled_bwd_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+                         @builtin(local_invocation_index) local: u32) {
+    let p = attention_params;
+    let id = group_id(group, n_groups);
+    if id >= p.n_groups {
+        return;
+    }
+    let part = part_of(id, 1u);
+    let held = Rows(part.start_q, part.tile * TILE_ROWS, part.n_queries);
+    if held.first >= held.n {
+        return;
+    }
+    let x = local % TILE_SIDE;
+    let y = local / TILE_SIDE;
+    let n_cols = p.n_dims / 4u;
+    let i = held.first + y + vec4<u32>(0u, 8u, 16u, 24u);
+    var lse: vec4<f32>;
+    var flow: vec4<f32>;
+    var seen: vec4<u32>;
+    for (var r = 0u; r < 4u; r++) {
+        let stats = attention_stats[token_of(held, y + 8u * r) * p.n_heads + part.head];
+        lse[r] = stats.x;
+        flow[r] = stats.y;
+        seen[r] = n_seen(i[r], part.n_keys);
+    }
+    var sums: Sums;
+    let n_keys = n_seen(held.first + TILE_ROWS - 1u, part.n_keys);
+    for (var key = 0u; key < n_keys; key += TILE_ROWS) {
+        let walked = Rows(part.start_k, key, part.n_keys);
+        let scores = tile_dots(OF_Q, held, OF_K, walked, part.head, local);
+        let flows = tile_dots(OF_D_OUT, held, OF_V, walked, part.head, local);
+        for (var j = 0u; j < 4u; j++) {
+            let visible = vec4<u32>(key + x + 8u * j) < seen;
+            let ds = exp2(scores[j] * p.scale - lse) * (flows[j] - flow);
+            sh_weight[(x + 8u * j) * TILE_SIDE + y] = select(vec4<f32>(0.0), ds, visible);
+        }
+        tile_add(&sums, OF_K, walked, part.head, local);
+    }
+    for (var r = 0u; r < 4u; r++) {
+        for (var c = 0u; c < BLOCKS; c++) {
+            let col = c * TILE_SIDE + x;
+            if i[r] < part.n_queries && col < n_cols {
+                let row = (part.start_q + i[r]) * p.n_heads + part.head;
+                attention_d_q4[row * n_cols + col] = Elem4(sums[c][r] * (p.scale * LN_2));
+            }
+        }
+    }
+}
+
+@compute @workgroup_size(64)
+fn attention_tiled_bwd_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+                          @builtin(local_invocation_index) local: u32) {
+    let p = attention_params;
+    let id = group_id(group, n_groups);
+    if id >= p.n_groups {
+        return;
+    }
+    let part = part_of(id, p.n_shared);
+    let held = Rows(part.start_k, part.tile * TILE_ROWS, part.n_keys);
+    if held.first >= held.n {
+        return;
+    }
+    let x = local % TILE_SIDE;
+    let y = local / TILE_SIDE;
+    let n_cols = p.n_dims / 4u;
+    let j = held.first + y + vec4<u32>(0u, 8u, 16u, 24u);
+    let first = vec4<u32>(first_seeing(j.x), first_seeing(j.y), first_seeing(j.z), first_seeing(j.w));
+    var sums_k: Sums;
+    var sums_v: Sums;
+    for (var head = part.head; head < part.head + p.n_shared; head++) {
+        for (var query = first_seeing(held.first); query < part.n_queries; query += TILE_ROWS) {
+            let walked = Rows(part.start_q, query, part.n_queries);
+            let scores = tile_dots(OF_K, held, OF_Q, walked, head, local);
+            let flows = tile_dots(OF_V, held, OF_D_OUT, walked, head, local);
+            var d_scores: Scores;
+            for (var r = 0u; r < 4u; r++) {
+                let i = query + x + 8u * r;
+                let stats = attention_stats[token_of(walked, x + 8u * r) * p.n_heads + head];
+                let visible = (vec4<u32>(i) >= first) & vec4<bool>(i < part.n_queries);
+                let weight = exp2(scores[r] * p.scale - stats.x);
+                sh_weight[(x + 8u * r) * TILE_SIDE + y] = select(vec4<f32>(0.0), weight, visible);
+                d_scores[r] = select(vec4<f32>(0.0), weight * (flows[r] - stats.y), visible);
+            }
+            tile_add(&sums_v, OF_D_OUT, walked, head, local);
+            workgroupBarrier();   // all are done with these weights
+            for (var r = 0u; r < 4u; r++) {
+                sh_weight[(x + 8u * r) * TILE_SIDE + y] = d_scores[r];
+            }
+            tile_add(&sums_k, OF_Q, walked, head, local);
+        }
+    }
+    let n_kv_heads = p.n_heads / p.n_shared;
+    for (var r = 0u; r < 4u; r++) {
+        for (var c = 0u; c < BLOCKS; c++) {
+            let col = c * TILE_SIDE + x;
+            if j[r] < part.n_keys && col < n_cols {
+                let at = (2u * (part.start_k + j[r]) * n_kv_heads + part.head_kv) * n_cols + col;
+                attention_d_kv4[at] = Elem4(sums_k[c][r] * (p.scale * LN_2));
+                attention_d_kv4[at + n_kv_heads * n_cols] = Elem4(sums_v[c][r]);
+            }
+        }
     }
 }

@@ -34,8 +34,11 @@ const PLAIN_KV: Kernel = walk("attention_plain_bwd_kv");
 const LANES_Q: Kernel = walk("attention_lanes_bwd_q").overrides(BLOCKS).needs(&[Need::SubgroupOf(8)]);
 const LANES_KV: Kernel = walk("attention_lanes_bwd_kv").overrides(BLOCKS).needs(&[Need::SubgroupOf(8)]);
 
+const TILED_Q: Kernel = walk("attention_tiled_bwd_q").overrides(BLOCKS);
+const TILED_KV: Kernel = walk("attention_tiled_bwd_kv").overrides(BLOCKS);
+
 /// The kernels of the backward pass.
-pub(crate) const KERNELS: &[Kernel] = &[STATS, PLAIN_Q, PLAIN_KV, LANES_Q, LANES_KV];
+pub(crate) const KERNELS: &[Kernel] = &[STATS, PLAIN_Q, PLAIN_KV, LANES_Q, LANES_KV, TILED_Q, TILED_KV];
 
 /// What a kernel of the backward pass gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,16 +75,19 @@ impl AttentionVariant {
         match self {
             Self::Plain => Some([&PLAIN_Q, &PLAIN_KV]),
             Self::Lanes => Some([&LANES_Q, &LANES_KV]),
+            Self::Tiled => Some([&TILED_Q, &TILED_KV]),
             _ => None,
         }
     }
 
     fn pick_backward(profile: &DeviceProfile, dtype: DType, sizes: Sizes) -> Self {
-        let fits = |variant: &Self| {
+        // Where there are no subgroups of 8, software adapters, too, do better by tiles than one row at a time.
+        let order: &[Self] = if profile.is_software() { &[Self::Lanes, Self::Tiled] } else { &[Self::Tiled] };
+        let fits = |variant: &&Self| {
             variant.backward_runs_on(profile, dtype, sizes.n_dims)
                 && [Side::Queries, Side::Keys].iter().all(|side| variant.rounds(*side, sizes) <= profile.loop_rounds())
         };
-        Some(Self::Lanes).filter(fits).unwrap_or(Self::Plain)
+        order.iter().find(fits).copied().unwrap_or(Self::Plain)
     }
 
     /// Tiles of the longest sequence.
@@ -89,7 +95,8 @@ impl AttentionVariant {
         let n_rows = if side == Side::Queries { sizes.n_queries } else { sizes.n_keys };
         match self {
             Self::Plain => n_rows.div_ceil(64) * sizes.n_dims.div_ceil(32),
-            _ => n_rows.div_ceil(16),
+            Self::Tiled => n_rows.div_ceil(32),
+            _ => n_rows.div_ceil(24),
         }
     }
 
@@ -98,6 +105,11 @@ impl AttentionVariant {
         let n_walked = if side == Side::Queries { n_keys } else { n_queries };
         let one = match self {
             Self::Plain => n_walked * (4 + n_dims / 8 + n_dims % 8 + n_dims.min(32).div_ceil(4)),
+            Self::Tiled => {
+                // Of every block, both dot products: copies and products; and the sums of one gradient, or two.
+                let n_sums = if side == Side::Queries { 1 } else { 2 };
+                n_walked.div_ceil(32) * (n_dims.div_ceil(32) * (2 * 15 + n_sums * 40) + 16)
+            }
             _ => n_walked.div_ceil(2),
         };
         let heads = if side == Side::Queries { 1 } else { n_shared };
