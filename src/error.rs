@@ -88,6 +88,25 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// A file that could not be written in the middle of a run; what was there before still is.
+    #[error("{}: {message}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        message: String,
+    },
+    /// A run that failed, such as a loss that is no number any more.
+    #[error("{0}")]
+    Failed(String),
+    /// A run that a signal ended in good order.
+    #[error("{message}")]
+    Interrupted {
+        /// The exit code that a shell expects: 128 + the signal's number.
+        code: u8,
+        /// What was saved, and how to go on.
+        message: String,
+    },
     /// Bad input that is not tied to a file: a flag, a name, a combination.
     #[error("{0}")]
     Input(String),
@@ -127,6 +146,15 @@ impl Error {
     /// Whether the fault lies with what the user gave, so that a binary exits with 2 rather than 1.
     #[must_use]
     pub fn is_bad_input(&self) -> bool {
-        !matches!(self, Self::Device(_) | Self::DeviceLost(_) | Self::OutOfMemory { .. } | Self::Kernel { .. })
+        !matches!(
+            self,
+            Self::Device(_)
+                | Self::DeviceLost(_)
+                | Self::OutOfMemory { .. }
+                | Self::Kernel { .. }
+                | Self::Write { .. }
+                | Self::Failed(_)
+                | Self::Interrupted { .. }
+        )
     }
 }

@@ -19,7 +19,7 @@ fn temporary(path: &Path) -> Result<PathBuf> {
 /// Writes a file under a temporary name beside `path`, then renames it, so that no half of it is ever seen.
 ///
 /// # Errors
-/// [`Error::File`] if it cannot be written; nothing is left behind then.
+/// [`Error::Write`] if it cannot be written; nothing is left behind then.
 pub(crate) fn write_whole(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<()> {
     let temporary = temporary(path)?;
     let run = || {
@@ -32,14 +32,15 @@ pub(crate) fn write_whole(path: &Path, write: impl FnOnce(&mut BufWriter<File>) 
     run().map_err(|e| {
         // The write's own error is the one to report.
         let _ = std::fs::remove_file(&temporary);
-        cannot(path, &e)
+        let Error::File { path, message } = cannot(path, &e) else { return Error::io(path, &e) };
+        Error::Write { path, message }
     })
 }
 
 /// Whether a file could be written at `path`, found out before the work that makes it.
 ///
 /// # Errors
-/// As [`write_whole`].
+/// [`Error::File`] if it could not.
 pub(crate) fn check_writable(path: &Path) -> Result<()> {
     let temporary = temporary(path)?;
     if path.is_dir() {

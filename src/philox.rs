@@ -26,6 +26,8 @@ pub mod stream {
     pub const INITIAL_WEIGHTS: u32 = 4;
     /// Crops and flips of training images; the step is the training step.
     pub const CROP_FLIP: u32 = 5;
+    /// Order of the items of a training run; the step is the epoch.
+    pub const ORDER: u32 = 6;
 }
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

@@ -4,6 +4,8 @@
 mod demo;
 #[path = "cli/gpubench.rs"]
 mod gpubench;
+#[path = "cli/train.rs"]
+mod train;
 
 use std::path::{Path, PathBuf};
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use leanvision::Error;
-use leanvision::methods::classify::{self, Command, Config, Evaluation, Prediction};
+use leanvision::methods::classify::{self, Command, Config, Evaluation, Prediction, TrainRun};
 use leanvision::report::{Run, run_binary};
 
 fn main() -> ExitCode {
@@ -15,7 +15,7 @@ fn run(config: &Config) -> anyhow::Result<String> {
     let common = &config.common;
     let out = Run::check(common)?;
     let Some(command) = &config.command else {
-        return Err(Error::Input("a command is needed: eval, predict or info".into()).into());
+        return Err(Error::Input("a command is needed: train, eval, predict or info".into()).into());
     };
     // Files and flags are judged before a device is opened.
     match command {
@@ -32,6 +32,15 @@ fn run(config: &Config) -> anyhow::Result<String> {
             let runtime = common.open()?;
             out.describe("classify predict", common, predict, &runtime)?;
             let report = prediction.run(&runtime).context("classify predict")?;
+            out.finish(&report)?;
+            Ok(with_profile(report.to_string(), out.profile(&runtime)?))
+        }
+        Command::Train(train) => {
+            let prepared = TrainRun::prepare(train, common)?;
+            let runtime = common.open()?;
+            let out = out.in_folder(prepared.folder());
+            out.describe("classify train", common, prepared.settled(), &runtime)?;
+            let report = prepared.run(&runtime, train, &out, common.quiet).context("classify train")?;
             out.finish(&report)?;
             Ok(with_profile(report.to_string(), out.profile(&runtime)?))
         }

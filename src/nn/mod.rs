@@ -3,13 +3,16 @@
 //! A [`ModelSpec`] is a network as data; its [`Plan`] lists the tensors under their published names and the steps that
 //! use them. [`identify`] reads a spec off a file's names and shapes, [`Checkpoint`] reads the values.
 
+mod arena;
 mod checkpoint;
 mod fold;
 mod identify;
 mod init;
+mod kept;
 mod mnist_cnn;
 mod mobilenet;
 mod model;
+mod optimizer;
 mod param;
 mod plan;
 mod reference;
@@ -23,12 +26,14 @@ mod tests;
 mod vit;
 mod vit_forward;
 
+pub use arena::{Arena, ArenaParam, NamedParam};
 pub use checkpoint::{Checkpoint, Header, TensorEntry, Weights};
 pub use identify::{Hints, Identified, identify};
 pub use init::{initial, untrained};
 pub use mnist_cnn::MnistCnnSpec;
 pub use mobilenet::MobileNetV2Spec;
-pub use model::Model;
+pub use model::{Model, Training};
+pub use optimizer::{Average, Optimizer, Rule};
 pub use param::{ParamId, ParamKind, ParamList, ParamSpec};
 pub use plan::{
     Body, Conv, LayerNorm, Linear, Norm, NormPlace, Plan, Pool, Qkv, Residual, Shortcut, Step, TokenPool, VitBlock,

@@ -5,16 +5,38 @@ use super::param::{ParamId, ParamSpec};
 use super::plan::{Body, Conv, Linear, Norm, Plan, Residual, Shortcut, Step};
 use super::spec::ModelSpec;
 use super::vit_forward;
+use crate::autograd::{Pass, checkpoint};
 use crate::ops::conv::{self, Conv2d};
 use crate::ops::{Act, elementwise, gather, matmul, norm, pool};
 use crate::{Error, Result, Runtime, Tensor};
+use std::sync::Arc;
 
 /// A network with its weights on a device; images in, logits out.
 #[derive(Debug, Clone)]
 pub struct Model {
     spec: ModelSpec,
-    plan: Plan,
-    params: Vec<Tensor>,
+    plan: Arc<Plan>,
+    params: Arc<[Tensor]>,
+    training: Option<Training>,
+}
+
+/// How a network runs while it is trained.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Training {
+    /// Share of a batch's statistics that goes into the running ones.
+    pub momentum: f32,
+    /// Whether residual and transformer blocks keep only their input, and compute the rest again in the backward pass.
+    pub recompute: bool,
+    /// Whether running statistics are updated: not while a block runs again.
+    update: bool,
+}
+
+impl Training {
+    /// With these settings.
+    #[must_use]
+    pub fn new(momentum: f32, recompute: bool) -> Self {
+        Self { momentum, recompute, update: true }
+    }
 }
 
 impl Model {
@@ -46,8 +68,8 @@ impl Model {
         }
         let pairs = plan.params.iter().zip(weights.iter());
         let upload = |(p, w): (&ParamSpec, &Vec<f32>)| Tensor::from_slice(runtime, &p.to_device(w), &p.device_shape());
-        let params = pairs.map(upload).collect::<Result<_>>()?;
-        Ok(Self { spec: spec.clone(), plan, params })
+        let params = pairs.map(upload).collect::<Result<Vec<_>>>()?.into();
+        Ok(Self { spec: spec.clone(), plan: plan.into(), params, training: None })
     }
 
     /// What it is.
@@ -64,7 +86,7 @@ impl Model {
 
     /// Every tensor in order with its name, in device layout ([`ParamSpec::device_shape`]).
     pub fn named_params(&self) -> impl Iterator<Item = (&ParamSpec, &Tensor)> {
-        self.plan.params.iter().zip(&self.params)
+        self.plan.params.iter().zip(self.params.iter())
     }
 
     /// The same network over other tensors, such as views of an arena, in the order of [`Model::named_params`].
@@ -76,7 +98,43 @@ impl Model {
         if !params.iter().map(Tensor::shape).eq(want.iter().map(Vec::as_slice)) {
             return Err(Error::shape("model", format!("{} tensors that are not those of {}", params.len(), self.spec)));
         }
-        Ok(Self { params, ..self.clone() })
+        Ok(Self { params: params.into(), ..self.clone() })
+    }
+
+    /// The same network over other trained tensors and running statistics, each in the order of
+    /// [`super::ParamList::for_arenas`].
+    ///
+    /// # Errors
+    /// As [`Model::with_params`].
+    pub fn over(&self, trained: &[Tensor], statistics: &[Tensor]) -> Result<Self> {
+        let (mut trained, mut statistics) = (trained.iter(), statistics.iter());
+        let next = |param: &ParamSpec| if param.kind.is_trained() { trained.next() } else { statistics.next() };
+        self.with_params(self.plan.params.iter().map_while(next).cloned().collect())
+    }
+
+    /// The same network as it runs while it is trained: batch norms take the statistics of the batch and update the
+    /// running ones in place.
+    #[must_use]
+    pub fn training(&self, training: Training) -> Self {
+        Self { training: Some(training), ..self.clone() }
+    }
+
+    /// A block of the network: run as it is, or with `recompute` so that only `x` is kept for the backward pass.
+    pub(super) fn block<F>(&self, x: &Tensor, f: F) -> Result<Tensor>
+    where
+        F: Fn(&Self, &Tensor) -> Result<Tensor> + Send + 'static,
+    {
+        match self.training {
+            Some(Training { recompute: true, .. }) => {
+                let first = self.clone();
+                checkpoint(x, move |x, pass| {
+                    let training = Training { update: pass == Pass::First, ..Training::new(0.0, false) };
+                    let momentum = first.training.map_or(0.0, |t| t.momentum);
+                    f(&first.training(Training { momentum, ..training }), x)
+                })
+            }
+            _ => f(self, x),
+        }
     }
 
     /// Reads the weights back in published layout.
@@ -124,7 +182,10 @@ impl Model {
             Step::GlobalAvgPool => pool::global_avg_pool(x),
             Step::Flatten => x.reshape(&[x.shape()[0], x.shape()[1..].iter().product()]),
             Step::Linear(linear) => self.linear(linear, x),
-            Step::Residual(residual) => self.residual(residual, x),
+            Step::Residual(residual) => {
+                let layer = residual.clone();
+                self.block(x, move |model, x| model.residual(&layer, x))
+            }
         }
     }
 
@@ -149,7 +210,13 @@ impl Model {
 
     fn batch_norm(&self, layer: &Norm, x: &Tensor, act: Act) -> Result<Tensor> {
         let [gain, bias, mean, var] = [layer.gain, layer.bias, layer.mean, layer.var].map(|id| self.param(id));
-        norm::batch_norm(x, gain, bias, mean, var, layer.eps, act)
+        let Some(training) = self.training else { return norm::batch_norm(x, gain, bias, mean, var, layer.eps, act) };
+        let (out, batch_mean, batch_var) = norm::batch_norm_train(x, gain, bias, layer.eps, act)?;
+        if training.update {
+            let n = x.len() / gain.len().max(1);
+            norm::update_running_stats(mean, var, &batch_mean, &batch_var, n, training.momentum)?;
+        }
+        Ok(out)
     }
 
     fn residual(&self, layer: &Residual, x: &Tensor) -> Result<Tensor> {

@@ -104,6 +104,16 @@ impl ModelSpec {
         }
     }
 
+    /// Sets the channels of the image.
+    pub fn set_channels(&mut self, n: usize) {
+        match self {
+            Self::ResNet(s) => s.channels = n,
+            Self::MobileNetV2(s) => s.channels = n,
+            Self::Vit(s) => s.channels = n,
+            Self::MnistCnn(s) => s.channels = n,
+        }
+    }
+
     /// Channels of the image.
     #[must_use]
     pub fn channels(&self) -> usize {

@@ -18,7 +18,8 @@ pub(super) fn forward(model: &Model, vit: &VitPlan, images: &Tensor) -> Result<T
     let offsets = Offsets::equal(images.runtime(), n, n_tokens)?;
     x = x.reshape(&[n * n_tokens, width])?;
     for layer in &vit.blocks {
-        x = block(model, vit, layer, &x, &offsets)?;
+        let (layer, place, heads, offsets) = (layer.clone(), vit.norm_place, vit.heads, offsets.clone());
+        x = model.block(&x, move |model, x| block(model, place, heads, &layer, x, &offsets))?;
     }
     let x = x.reshape(&[n, n_tokens, width])?;
     let pooled = match vit.pool {
@@ -54,10 +55,17 @@ fn embed(model: &Model, vit: &VitPlan, images: &Tensor) -> Result<Tensor> {
 }
 
 /// One encoder block over `[T, width]`.
-fn block(model: &Model, vit: &VitPlan, layer: &VitBlock, x: &Tensor, offsets: &Offsets) -> Result<Tensor> {
-    let attend = |x: &Tensor| attention(model, vit.heads, layer, x, offsets);
+fn block(
+    model: &Model,
+    place: NormPlace,
+    heads: usize,
+    layer: &VitBlock,
+    x: &Tensor,
+    offsets: &Offsets,
+) -> Result<Tensor> {
+    let attend = |x: &Tensor| attention(model, heads, layer, x, offsets);
     let mlp = |x: &Tensor| model.linear(&layer.fc2, &model.linear(&layer.fc1, x)?);
-    match vit.norm_place {
+    match place {
         NormPlace::Pre => {
             let x = add(x, &attend(&layer_norm(model, &layer.norm1, x)?)?)?;
             add(&x, &mlp(&layer_norm(model, &layer.norm2, &x)?)?)

@@ -11,7 +11,7 @@ use crate::runtime::list_devices;
 use crate::{DeviceChoice, Error, Result, Runtime, RuntimeOptions};
 
 /// Flags that every binary takes, in front of a sub-command or behind it.
-#[derive(Debug, Clone, clap::Args, Serialize)]
+#[derive(Debug, Clone, Default, clap::Args, Serialize)]
 #[command(next_help_heading = "Common to all binaries")]
 pub struct CommonFlags {
     /// Adapter: auto, vulkan, metal, dx12 or gl, then optionally `:` and an index or a part of its name
@@ -158,6 +158,12 @@ fn end(result: anyhow::Result<String>) -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
         },
         Err(e) => {
+            if let Some(Error::Interrupted { code, message }) =
+                e.chain().find_map(|cause| cause.downcast_ref::<Error>())
+            {
+                eprintln!("{message}");
+                return ExitCode::from(*code);
+            }
             eprintln!("error: {e:#}");
             let bad_input = e.chain().find_map(|cause| cause.downcast_ref::<Error>()).is_some_and(Error::is_bad_input);
             ExitCode::from(if bad_input { 2 } else { 1 })

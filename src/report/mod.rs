@@ -14,6 +14,7 @@ pub use metrics::Metrics;
 pub use page::{Page, sheet};
 pub use progress::Progress;
 pub use run::Run;
+pub(crate) use run::write_json;
 pub use table::Table;
 
 pub(crate) use crate::data::images::grouped;

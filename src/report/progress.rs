@@ -17,6 +17,8 @@ pub struct Progress {
     unit: &'static str,
     total: u64,
     done: u64,
+    skipped: u64,
+    note: String,
     start: Instant,
     last_line: Instant,
 }
@@ -43,8 +45,28 @@ impl Progress {
             unit,
             total,
             done: 0,
+            skipped: 0,
+            note: String::new(),
             start: now,
             last_line: now,
+        }
+    }
+
+    /// `n` items were done before this run.
+    pub fn skip(&mut self, n: u64) {
+        self.done = n;
+        self.skipped = n;
+        if let Some(bar) = &self.bar {
+            bar.set_position(n);
+            bar.reset_eta();
+        }
+    }
+
+    /// Shows `text` beside the label from now on.
+    pub fn note(&mut self, text: &str) {
+        self.note = format!(", {text}");
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("{}{}", self.label, self.note));
         }
     }
 
@@ -56,10 +78,10 @@ impl Progress {
         }
         if self.lines && self.last_line.elapsed() >= LINE_EVERY {
             self.last_line = Instant::now();
-            let rate = self.done as f64 / self.start.elapsed().as_secs_f64();
+            let rate = (self.done - self.skipped) as f64 / self.start.elapsed().as_secs_f64();
             let left = self.total.saturating_sub(self.done) as f64 / rate;
-            let Self { label, done, total, unit, .. } = self;
-            eprintln!("{label}: {done}/{total} {unit}, {rate:.1}/s, {left:.0} s left");
+            let Self { label, done, total, unit, note, .. } = self;
+            eprintln!("{label}: {done}/{total} {unit}, {rate:.1}/s, {left:.0} s left{note}");
         }
     }
 }

@@ -18,6 +18,12 @@ pub struct Run {
 }
 
 impl Run {
+    /// The same run with its results in `folder`.
+    #[must_use]
+    pub fn in_folder(self, folder: Option<&Path>) -> Self {
+        Self { folder: folder.map(Path::to_path_buf).or(self.folder), ..self }
+    }
+
     /// Makes the folder `--out` and finds out whether `--json` can be written.
     ///
     /// # Errors
@@ -113,6 +119,6 @@ impl Run {
 }
 
 /// Writes a JSON value, one key a line.
-fn write_json(path: &Path, value: &Value) -> Result<()> {
+pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
     write_whole(path, |f| writeln!(f, "{value:#}"))
 }

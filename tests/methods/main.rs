@@ -10,3 +10,4 @@ mod formula;
 mod models;
 mod published;
 mod reference;
+mod train;

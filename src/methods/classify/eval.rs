@@ -89,10 +89,7 @@ impl Evaluation {
 
     /// Images of one batch: what was asked for, else what suits the adapter.
     fn batch(&self, runtime: &Runtime) -> usize {
-        let profile = runtime.profile();
-        let (bytes, n) = BATCH[usize::from(!profile.is_software())];
-        let fits = bytes.min(profile.limits.binding_bytes) / self.activation_bytes.max(1);
-        self.batch.unwrap_or(fits.clamp(1, n) as usize).min(self.set.len())
+        self.batch.unwrap_or_else(|| usual_batch(runtime, self.activation_bytes)).min(self.set.len())
     }
 
     /// Runs the network over all images.
@@ -101,42 +98,15 @@ impl Evaluation {
     /// [`Error::Limit`], [`Error::OutOfMemory`] if a batch does not fit, [`Error::DeviceLost`].
     pub fn run(&self, runtime: &Runtime, quiet: bool) -> Result<EvalReport> {
         let classifier = Classifier::new(runtime, &self.network)?;
-        let n_classes = self.network.spec.classes();
         let batch = self.batch(runtime);
-        let mut tally = Tally {
-            labels: self.set.labels.iter(),
-            pending: VecDeque::new(),
-            score: Score::default(),
-            progress: Progress::new("eval", self.set.len() as u64, "images", quiet),
-            start: Instant::now(),
-            first: None,
-        };
-        let image_bytes = self.set.image_bytes();
-        let per_chunk = (CHUNK_BYTES / image_bytes / batch).max(1) * batch;
-        for pixels in self.set.images.chunks(per_chunk * image_bytes) {
-            let n = pixels.len() / image_bytes;
-            let chunk = Tensor::from_slice(runtime, pixels, &[n, self.set.height, self.set.width, self.set.channels])?;
-            for start in (0..n).step_by(batch) {
-                let images = chunk.slice(0, start..(start + batch).min(n))?;
-                tally.pending.push_back(classifier.logits(&images)?.read()?);
-                // The first batch ends alone, so that the clock of the others starts with none of them begun.
-                tally.drain(if tally.first.is_none() { 0 } else { IN_FLIGHT }, n_classes)?;
-            }
-        }
-        tally.drain(0, n_classes)?;
-        let images_per_s = tally.images_per_s();
-        let score = tally.score;
-        if score.not_finite > 0 {
-            log::warn!("{} images have logits that are not finite; they count as wrong", score.not_finite);
-        }
-        let percent = |right: usize| 100.0 * right as f64 / score.n as f64;
+        let (score, images_per_s) = judge(runtime, &self.set, batch, quiet, &mut |images| classifier.logits(images))?;
         let profile = runtime.profile();
         Ok(EvalReport {
             network: self.network.spec.to_string(),
             data: format!("{} ({})", self.set.name, self.set.source),
             normalize: self.network.normalize.to_string(),
-            top1: percent(score.top1),
-            top5: percent(score.top5),
+            top1: score.percent(score.top1),
+            top5: score.percent(score.top5),
             n: score.n,
             batch,
             images_per_s,
@@ -146,6 +116,52 @@ impl Evaluation {
             peak_device_bytes: runtime.memory().peak_bytes,
         })
     }
+}
+
+/// Images of a batch that suit the adapter, where each takes `activation_bytes`.
+pub(super) fn usual_batch(runtime: &Runtime, activation_bytes: u64) -> usize {
+    let profile = runtime.profile();
+    let (bytes, n) = BATCH[usize::from(!profile.is_software())];
+    let fits = bytes.min(profile.limits.binding_bytes) / activation_bytes.max(1);
+    fits.clamp(1, n) as usize
+}
+
+/// Counts how many images of a set a network names rightly; `logits` takes u8 images `[n, h, w, c]`, of which there are at
+/// most `batch`, to `[n, classes]`. Also images per second.
+pub(super) fn judge(
+    runtime: &Runtime,
+    set: &ImageSet,
+    batch: usize,
+    quiet: bool,
+    logits: &mut dyn FnMut(&Tensor) -> Result<Tensor>,
+) -> Result<(Score, f64)> {
+    let n_classes = set.n_classes;
+    let mut tally = Tally {
+        labels: set.labels.iter(),
+        pending: VecDeque::new(),
+        score: Score::default(),
+        progress: Progress::new("eval", set.len() as u64, "images", quiet),
+        start: Instant::now(),
+        first: None,
+    };
+    let image_bytes = set.image_bytes();
+    let per_chunk = (CHUNK_BYTES / image_bytes / batch).max(1) * batch;
+    for pixels in set.images.chunks(per_chunk * image_bytes) {
+        let n = pixels.len() / image_bytes;
+        let chunk = Tensor::from_slice(runtime, pixels, &[n, set.height, set.width, set.channels])?;
+        for start in (0..n).step_by(batch) {
+            let images = chunk.slice(0, start..(start + batch).min(n))?;
+            tally.pending.push_back(logits(&images)?.read()?);
+            // The first batch ends alone, so that the clock of the others starts with none of them begun.
+            tally.drain(if tally.first.is_none() { 0 } else { IN_FLIGHT }, n_classes)?;
+        }
+    }
+    tally.drain(0, n_classes)?;
+    let images_per_s = tally.images_per_s();
+    if tally.score.not_finite > 0 {
+        log::warn!("{} images have logits that are not finite; they count as wrong", tally.score.not_finite);
+    }
+    Ok((tally.score, images_per_s))
 }
 
 /// Logits on their way to the host, and what those that arrived came to.
@@ -186,14 +202,19 @@ impl Tally<'_> {
 
 /// How many images were right.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Score {
-    n: usize,
-    top1: usize,
-    top5: usize,
+pub(super) struct Score {
+    pub(super) n: usize,
+    pub(super) top1: usize,
+    pub(super) top5: usize,
     not_finite: usize,
 }
 
 impl Score {
+    /// `right` of all images, in percent.
+    pub(super) fn percent(&self, right: usize) -> f64 {
+        100.0 * right as f64 / self.n as f64
+    }
+
     /// Counts an image. Of equal logits the lower class goes first; logits that are not all finite are wrong.
     fn add(&mut self, logits: &[f32], label: usize) {
         self.n += 1;

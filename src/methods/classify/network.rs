@@ -52,19 +52,21 @@ pub(super) struct Classifier {
 
 impl Classifier {
     pub(super) fn new(runtime: &Runtime, network: &Network) -> Result<Self> {
-        let (mean, std) = &network.mean_std;
-        let scale: Vec<f32> = std.iter().map(|std| (1.0 / (255.0 * f64::from(*std))) as f32).collect();
-        let shift: Vec<f32> =
-            mean.iter().zip(std).map(|(mean, std)| (-f64::from(*mean) / f64::from(*std)) as f32).collect();
-        Ok(Self {
-            model: Model::folded(runtime, &network.spec, &network.weights)?,
-            scale: Tensor::from_slice(runtime, &scale, &[scale.len()])?,
-            shift: Tensor::from_slice(runtime, &shift, &[shift.len()])?,
-        })
+        let (scale, shift) = scale_shift(runtime, &network.mean_std)?;
+        Ok(Self { model: Model::folded(runtime, &network.spec, &network.weights)?, scale, shift })
     }
 
     /// Logits `[n, classes]` of u8 images `[n, h, w, c]`, normalised on the device.
     pub(super) fn logits(&self, images: &Tensor) -> Result<Tensor> {
         self.model.forward(&from_bytes(images, &self.scale, &self.shift, DType::F32)?)
     }
+}
+
+/// Means and deviations `[c]` as `pixel * scale + shift` for bytes.
+pub(super) fn scale_shift(runtime: &Runtime, (mean, std): &(Vec<f32>, Vec<f32>)) -> Result<(Tensor, Tensor)> {
+    let scale: Vec<f32> = std.iter().map(|std| (1.0 / (255.0 * f64::from(*std))) as f32).collect();
+    let shift: Vec<f32> =
+        mean.iter().zip(std).map(|(mean, std)| (-f64::from(*mean) / f64::from(*std)) as f32).collect();
+    let upload = |values: &[f32]| Tensor::from_slice(runtime, values, &[values.len()]);
+    Ok((upload(&scale)?, upload(&shift)?))
 }

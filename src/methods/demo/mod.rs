@@ -10,18 +10,20 @@ use serde_json::{Value, json};
 
 use crate::bench::{self, Level, SuiteFlags};
 use crate::data::{ImageSet, Split, shapes};
+use crate::methods::classify::{TrainConfig, TrainReport, TrainRun};
+use crate::methods::training::TrainFlags;
 use crate::nn::{Model, ModelSpec, untrained};
 use crate::ops::conv::{Conv2d, conv2d};
 use crate::ops::{Act, elementwise};
-use crate::report::{Page, Table, grouped, number, sheet};
+use crate::report::{CommonFlags, Lines, Page, Run, Table, grouped, number, sheet};
 use crate::{DType, Result, Runtime, Tensor};
 
 /// Binaries, what they do, and a line to try.
 const BINARIES: [[&str; 3]; 3] = [
     [
         "classify",
-        "accuracy and guesses of trained networks; what one is and costs",
-        "cargo run --release --bin classify -- info --arch resnet20",
+        "training of networks, accuracy and guesses of trained ones; what one is and costs",
+        "cargo run --release --bin classify -- train --data shapes --epochs 2 --out out/train",
     ],
     ["gpubench", "speed of this machine, kernel by kernel", "cargo run --release --bin gpubench -- run --suite quick"],
     ["demo", "this tour", "cargo run --release"],
@@ -70,6 +72,17 @@ pub fn run(
     page.text("With a trained network's weights, classify eval gives its accuracy and classify predict its guesses:");
     page.command("cargo run --release --bin classify -- eval --weights W.safetensors --data FOLDER");
 
+    let training = training(runtime, config)?;
+    say(&training.text)?;
+    page.heading("Training");
+    page.text(&training.text);
+    let mut lines = Lines::new("step", "training loss");
+    lines.line("loss", training.report.outcome.losses.iter().map(|&(step, loss)| (step as f64, loss)));
+    page.lines(&lines);
+    page.command(
+        "cargo run --release --bin classify -- train --arch resnet20 --data shapes --epochs 2 --out out/train",
+    );
+
     let flags = SuiteFlags { suite: Level::Quick, family: ["conv", "matmul"].map(Into::into).to_vec() };
     let report = bench::run(runtime, &flags, config.common.quiet)?;
     // The rows that set the peaks stand in a line of their own.
@@ -91,7 +104,7 @@ pub fn run(
     report.verdict()?;
     let figures = json!({
         "images": N_IMAGES, "edges_ms": ms, "network": network.name, "network_ms": network.ms, "top1": network.top1,
-        "bench": report,
+        "training": training.report, "bench": report,
     });
     Ok((page, figures))
 }
@@ -140,6 +153,43 @@ fn network(runtime: &Runtime, set: &ImageSet, seed: u64) -> Result<Network> {
         spec.classes(),
     );
     Ok(Network { name: spec.to_string(), text, ms, top1: 100.0 * right as f64 / set.len() as f64 })
+}
+
+/// A small network that was trained on the spot.
+struct Trained {
+    text: String,
+    report: TrainReport,
+}
+
+/// Trains for a few seconds, on pictures of the same kinds.
+fn training(runtime: &Runtime, config: &Config) -> Result<Trained> {
+    let flags = TrainConfig {
+        arch: Some("resnet8".into()),
+        images: Some(1280),
+        test_images: Some(500),
+        train: TrainFlags {
+            steps: Some(120),
+            batch: Some(32),
+            log_every: 4,
+            checkpoint_every: u64::MAX,
+            ..TrainFlags::default()
+        },
+        ..TrainConfig::default()
+    };
+    let nowhere = CommonFlags { out: None, json: None, ..config.common.clone() };
+    let run = TrainRun::prepare(&flags, &nowhere)?;
+    let report = run.run(runtime, &flags, &Run::check(&nowhere)?, true)?;
+    let text = format!(
+        "{}, trained from nothing on {} pictures for {} steps in {} s ({} pictures a second): it names {} % of {} others rightly.",
+        report.network,
+        grouped(1280),
+        report.outcome.steps,
+        number(report.outcome.seconds),
+        number(report.images_per_s),
+        number(report.top1.unwrap_or_default()),
+        report.n_test,
+    );
+    Ok(Trained { text, report })
 }
 
 /// The images as numbers in 0..1, `[n, h, w, c]`.

@@ -1,0 +1,445 @@
+//! Training a network on labelled images.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::config::{Augment, TrainConfig};
+use super::eval::{judge, usual_batch};
+use super::network::scale_shift;
+use crate::data::{self, ImageSet, Normalize, Split, Wanted};
+use crate::methods::training::{Outcome, Recipe, State, Trainer};
+use crate::nn::{Hints, Model, ModelSpec, Rule, Schedule, Training, Weights, initial};
+use crate::ops::augment::{CropFlip, crop_flip};
+use crate::ops::elementwise::from_bytes;
+use crate::ops::random::Key;
+use crate::ops::{reduce, softmax};
+use crate::philox::stream;
+use crate::report::{CommonFlags, Lines, Metrics, Page, Run, bytes, number};
+use crate::{DType, Error, Result, Runtime, Tensor};
+
+/// Share of a batch's statistics that goes into the running ones: PyTorch's.
+const STATISTICS_MOMENTUM: f32 = 0.1;
+/// Bytes of images that are kept on the device; larger sets are sent batch by batch.
+const RESIDENT_BYTES: usize = 1 << 30;
+
+/// Everything that fixes a run of `classify train`; a resumed run must have it in common with the first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settled {
+    /// Name of the network.
+    pub arch: String,
+    /// Factor of its channels.
+    pub width: f64,
+    /// The images.
+    pub data: String,
+    /// Training images at most.
+    pub images: Option<u32>,
+    /// Side that pictures are made to.
+    pub side: Option<u32>,
+    /// Input normalisation.
+    pub normalize: String,
+    /// What happens to training images.
+    pub augment: Augment,
+    /// Share of the target that goes to all classes alike.
+    pub label_smoothing: f64,
+    /// Whether blocks keep only their input.
+    pub recompute: bool,
+    /// The recipe.
+    pub recipe: Recipe,
+}
+
+/// A training run whose flags and images are read and checked; needs no device yet.
+#[derive(Debug)]
+pub struct TrainRun {
+    settled: Settled,
+    spec: ModelSpec,
+    train: ImageSet,
+    test: ImageSet,
+    /// Where results go.
+    folder: Option<PathBuf>,
+    resumed: bool,
+}
+
+/// What a training run came to.
+#[derive(Debug, Clone, Serialize)]
+pub struct TrainReport {
+    /// The network.
+    pub network: String,
+    /// The images.
+    pub data: String,
+    /// Test images whose likeliest class is right, in percent; absent from a run that is not at its end.
+    pub top1: Option<f64>,
+    /// Those whose class is among the five likeliest, in percent.
+    pub top5: Option<f64>,
+    /// The same for the average of the weights, if there is one.
+    pub top1_ema: Option<f64>,
+    /// Test images.
+    pub n_test: usize,
+    /// Losses, speed, memory.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// Training images per second.
+    pub images_per_s: f64,
+    /// The adapter.
+    pub adapter: String,
+    /// Its back end.
+    pub backend: String,
+    /// Its driver.
+    pub driver: String,
+}
+
+impl TrainRun {
+    /// Settles the flags, those of the run in `--resume` where they say nothing, and reads the images.
+    ///
+    /// # Errors
+    /// [`Error::File`] and [`Error::Input`] for everything that is wrong with flags, images or the run to go on with.
+    pub fn prepare(config: &TrainConfig, common: &CommonFlags) -> Result<Self> {
+        let resume = config.train.resume.as_deref();
+        let before = resume.map(settled_before).transpose()?;
+        if resume.is_none()
+            && let Some(out) = &common.out
+            && out.join("checkpoint.safetensors").exists()
+        {
+            let (out, go_on) = (out.display(), "--resume goes on with it, another --out keeps it");
+            return Err(Error::Input(format!("{out} holds a training run: {go_on}")));
+        }
+        let before_ref = before.as_ref();
+        let arch = given(&config.arch, before_ref.map(|b| &b.arch), || "resnet20".into());
+        let width = given(&config.width, before_ref.map(|b| &b.width), || 1.0);
+        let mut spec = network(&arch, width)?;
+        let data = given(&config.data, before_ref.map(|b| &b.data), || "shapes".into());
+        let images = config.images.or(before_ref.and_then(|b| b.images));
+        let side = config.side.or(before_ref.and_then(|b| b.side));
+        let seed = before_ref.filter(|_| common.seed == 0).map_or(common.seed, |b| b.recipe.seed);
+        let open = |split, n: Option<u32>| {
+            let side = side.map_or(spec.image(), |side| side as usize);
+            data::open(&data, &Wanted { split, n: n.map(|n| n as usize), side: Some(side), seed })
+        };
+        let (train, test) = (open(Split::Train, images)?, open(Split::Test, config.test_images)?);
+        for set in [&train, &test] {
+            if set.is_empty() {
+                return Err(Error::Input(format!("{}: no image in it", set.name)));
+            }
+        }
+        spec.set_classes(train.n_classes);
+        spec.set_channels(train.channels);
+        if spec.image_is_fixed() && [train.height, train.width] != [spec.image(); 2] {
+            let (h, w, want) = (train.height, train.width, spec.image());
+            return Err(Error::Input(format!("{}: images of {h}x{w} pixels, {spec} takes {want}x{want}", train.name)));
+        }
+        spec.plan().summary([train.height, train.width])?;
+        let normalize = given(&config.normalize, before_ref.map(|b| &b.normalize), || {
+            let usual = if train.channels == 3 { "cifar" } else { "0.5/0.5" };
+            let fits = |known: &&str| known.parse::<Normalize>().and_then(|n| n.mean_std(train.channels)).is_ok();
+            spec.known_normalization().filter(fits).unwrap_or(usual).into()
+        });
+        normalize.parse::<Normalize>()?.mean_std(train.channels)?;
+        let usual_augment = || if train.channels == 3 { Augment::CropFlip } else { Augment::Crop };
+        let augment = given(&config.augment, before_ref.map(|b| &b.augment), usual_augment);
+        let label_smoothing = given(&config.label_smoothing, before_ref.map(|b| &b.label_smoothing), || 0.0);
+        if !(0.0..1.0).contains(&label_smoothing) {
+            return Err(Error::Input(format!("--label-smoothing {label_smoothing}: at least 0 and below 1 wanted")));
+        }
+        let usual = before_ref.map_or_else(|| usual_recipe(&spec, train.len()), |b| b.recipe.clone());
+        let recipe = Recipe::settle(&config.train, Recipe { seed, ..usual }, train.len())?;
+        let recompute = config.train.recompute || before_ref.is_some_and(|b| b.recompute);
+        let settled =
+            Settled { arch, width, data, images, side, normalize, augment, label_smoothing, recompute, recipe };
+        let run = Self {
+            settled,
+            spec,
+            train,
+            test,
+            folder: resume.map(Path::to_path_buf).or_else(|| common.out.clone()),
+            resumed: resume.is_some(),
+        };
+        if let (Some(before), Some(folder)) = (&before, resume) {
+            run.same_as(before, folder)?;
+        }
+        Ok(run)
+    }
+
+    /// An error that lists what differs from the run before.
+    fn same_as(&self, before: &Settled, folder: &Path) -> Result<()> {
+        crate::methods::training::same_config(&folder.display().to_string(), &value(before)?, &value(&self.settled)?)
+    }
+
+    /// What fixes the run, for `run.json`.
+    #[must_use]
+    pub fn settled(&self) -> &Settled {
+        &self.settled
+    }
+
+    /// The folder that results go to.
+    #[must_use]
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
+    /// What training takes on the device at least, in bytes: weights, gradients, the optimizer's state, and the activations
+    /// that the backward pass needs.
+    ///
+    /// # Errors
+    /// As [`crate::nn::Plan::summary`].
+    pub fn memory_bytes(&self) -> Result<u64> {
+        let plan = self.spec.plan();
+        let kept = plan.kept_bytes([self.train.height, self.train.width], self.settled.recompute)?;
+        let recipe = &self.settled.recipe;
+        let copies = 2 + recipe.rule.n_moments() as u64 + u64::from(recipe.ema.is_some());
+        let image_bytes = self.train.images.len().min(RESIDENT_BYTES) as u64;
+        Ok(4 * plan.params.n_trained() * copies + kept * recipe.micro_batch as u64 + image_bytes)
+    }
+
+    /// Trains to the end, or as far as the flags say, then judges the network on the test images.
+    ///
+    /// # Errors
+    /// As [`Trainer::run`].
+    pub fn run(&self, runtime: &Runtime, config: &TrainConfig, out: &Run, quiet: bool) -> Result<TrainReport> {
+        let Settled { recipe, normalize, augment, label_smoothing, recompute, .. } = &self.settled;
+        if !quiet {
+            eprintln!("{}: training takes about {} on the device", self.spec, bytes(self.memory_bytes()?));
+        }
+        runtime.reset_peak_memory();
+        let plan = self.spec.plan();
+        let weights = initial(&self.spec, recipe.seed)?;
+        let model = Model::new(runtime, &self.spec, &weights)?;
+        let (trained, buffers) = plan.params.for_arenas(&weights);
+        let config_value = value(&self.settled)?;
+        let n = self.train.len();
+        let mut trainer =
+            Trainer::new(runtime, recipe, config_value, (trained, buffers), n, self.folder(), self.resumed)?;
+        if self.resumed && !quiet {
+            eprintln!("going on behind step {} of {}", trainer.step(), trainer.n_steps());
+        }
+        let statistics = trainer.buffers()?;
+        let training = Training::new(STATISTICS_MOMENTUM, *recompute);
+        let network = model.over(trainer.leaves(), &statistics)?.training(training);
+        let frozen: Vec<Tensor> = trainer.leaves().iter().map(Tensor::detach).collect();
+        let judged = model.over(&frozen, &statistics)?;
+        let averaged = trainer.average()?.map(|average| model.over(&average, &statistics)).transpose()?;
+        drop(model);
+
+        let mean_std = normalize.parse::<Normalize>()?.mean_std(self.train.channels)?;
+        let (scale, shift) = scale_shift(runtime, &mean_std)?;
+        let pixels = Pixels::new(runtime, &self.train)?;
+        let pad = if *augment == Augment::None { 0 } else { self.train.height.min(self.train.width) / 8 };
+        let flip = *augment == Augment::CropFlip;
+        let mut loss = |batch: &crate::methods::training::Batch<'_>| {
+            let (images, ids) = pixels.of(runtime, batch.items)?;
+            let labels: Vec<u32> = batch.items.iter().map(|&i| self.train.labels[i as usize]).collect();
+            let labels = Tensor::from_slice(runtime, &labels, &[labels.len()])?;
+            let key = Key { seed: recipe.seed, stream: stream::CROP_FLIP, step: batch.draw };
+            let x = crop_flip(&images, &ids, &scale, &shift, &CropFlip { pad, flip, key }, DType::F32)?;
+            let losses = softmax::cross_entropy(&network.forward(&x)?, &labels, *label_smoothing as f32)?;
+            reduce::mean_all(&losses)
+        };
+        let activation_bytes = plan.summary([self.train.height, self.train.width])?.activation_bytes;
+        let batch = usual_batch(runtime, activation_bytes).min(self.test.len());
+        let score = |model: &Model, quiet: bool| {
+            let mut logits = |images: &Tensor| model.forward(&from_bytes(images, &scale, &shift, DType::F32)?);
+            judge(runtime, &self.test, batch, quiet, &mut logits).map(|(score, _)| score)
+        };
+        let mut evaluate = |_| score(&judged, true).map(|score| score.percent(score.top1));
+        let done = trainer.step();
+        let (mut metrics, before) = Metrics::go_on(self.folder(), if self.resumed { done } else { 0 })?;
+        let mut outcome = trainer.run(&config.train, &mut metrics, quiet, &mut loss, &mut evaluate)?;
+        splice(&mut outcome, &before);
+
+        let ended = trainer.step() == trainer.n_steps();
+        let final_score = ended.then(|| score(&judged, quiet)).transpose()?;
+        let ema_score = averaged.as_ref().filter(|_| ended).map(|model| score(model, quiet)).transpose()?;
+        let profile = runtime.profile();
+        let report = TrainReport {
+            network: self.spec.to_string(),
+            data: format!("{} ({})", self.train.name, self.train.source),
+            top1: final_score.map(|score| score.percent(score.top1)),
+            top5: final_score.map(|score| score.percent(score.top5)),
+            top1_ema: ema_score.map(|score| score.percent(score.top1)),
+            n_test: self.test.len(),
+            images_per_s: outcome.items_per_s,
+            outcome,
+            adapter: profile.name.clone(),
+            backend: profile.backend.to_string(),
+            driver: format!("{} {}", profile.driver, profile.driver_info),
+        };
+        if let Some(top1) = report.top1 {
+            metrics.log(&serde_json::json!({ "step": trainer.step(), "top1": top1 }))?;
+        }
+        if let Some(folder) = self.folder() {
+            self.save(folder, "weights", &judged.weights()?)?;
+            if let Some(model) = &averaged {
+                self.save(folder, "weights_ema", &model.weights()?)?;
+            }
+        }
+        out.page(&self.page(&report))?;
+        Ok(report)
+    }
+
+    /// Writes weights under their published names, and beside them what names and shapes do not say.
+    fn save(&self, folder: &Path, name: &str, weights: &Weights) -> Result<()> {
+        let path = folder.join(name).with_extension("safetensors");
+        weights.save(&path, &self.spec.plan().params, &std::collections::BTreeMap::new())?;
+        let mut hints = Hints {
+            normalize: Some(self.settled.normalize.clone()),
+            classes: Some(self.train.class_names.clone()),
+            ..Hints::default()
+        };
+        if let ModelSpec::Vit(vit) = &self.spec {
+            hints = Hints { heads: Some(vit.heads), norm: Some(vit.norm), act: Some(vit.act), ..hints };
+        }
+        crate::report::write_json(&Hints::path(&path), &value(&hints)?)
+    }
+
+    fn page(&self, report: &TrainReport) -> Page {
+        let mut page = Page::new(&format!("classify train: {}", report.network), &report.data);
+        let Settled { recipe, .. } = &self.settled;
+        let outcome = &report.outcome;
+        let top1 = report.top1.map_or("not judged yet".into(), |top1| format!("{top1:.2} %"));
+        page.facts([
+            ("top-1", format!("{top1} of {} test images", report.n_test)),
+            ("steps", format!("{} of {}, batches of {}", outcome.steps, recipe.steps, recipe.batch)),
+            ("loss", format!("{} at first, {} at last", number(outcome.loss_first), number(outcome.loss_last))),
+            ("speed", format!("{} images/s on {}", number(report.images_per_s), report.adapter)),
+            ("memory", bytes(outcome.peak_device_bytes)),
+        ]);
+        page.heading("Loss");
+        let mut lines = Lines::new("step", "training loss");
+        lines.line("loss", outcome.losses.iter().map(|&(step, loss)| (step as f64, loss)));
+        page.lines(&lines);
+        if !outcome.evaluations.is_empty() || report.top1.is_some() {
+            page.heading("Accuracy");
+            let mut lines = Lines::new("step", "top-1 of the test images, %");
+            let last = report.top1.map(|top1| (outcome.steps, top1));
+            let points = outcome.evaluations.iter().copied().chain(last);
+            lines.line("top-1", points.map(|(step, top1)| (step as f64, top1)));
+            page.lines(&lines);
+        }
+        page
+    }
+}
+
+/// The flag, else what the run before had, else the usual.
+fn given<T: Clone>(flag: &Option<T>, before: Option<&T>, usual: impl FnOnce() -> T) -> T {
+    flag.clone().or_else(|| before.cloned()).unwrap_or_else(usual)
+}
+
+fn value(of: &impl Serialize) -> Result<Value> {
+    serde_json::to_value(of).map_err(|e| Error::Input(format!("settings: {e}")))
+}
+
+/// The settings of the run in `folder`: its checkpoint's, or `run.json`'s where it came to none.
+fn settled_before(folder: &Path) -> Result<Settled> {
+    let (checkpoint, run) = (folder.join("checkpoint.safetensors"), folder.join("run.json"));
+    let (path, config) = if checkpoint.exists() {
+        (checkpoint.clone(), State::config(&checkpoint)?)
+    } else {
+        let text = std::fs::read(&run).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::file(folder, "holds no training run to go on with"),
+            _ => Error::io(&run, &e),
+        })?;
+        let whole: Value = serde_json::from_slice(&text).map_err(|e| Error::file(&run, e))?;
+        (run, whole.get("config").cloned().unwrap_or_default())
+    };
+    serde_json::from_value(config).map_err(|e| Error::file(path, format!("not of a run of classify train: {e}")))
+}
+
+/// The network called `arch`, `width` times as wide.
+fn network(arch: &str, width: f64) -> Result<ModelSpec> {
+    let spec = ModelSpec::by_name(arch)?;
+    if width == 1.0 {
+        return Ok(spec);
+    }
+    ModelSpec::by_name(&format!("{arch}_x{width}"))
+        .map_err(|_| Error::Input(format!("--width {width}: {spec} does not come in this width")))
+}
+
+/// The usual recipe: He et al. 2015 for convolutional networks (SGD, momentum 0.9, decay 1e-4), `DeiT`'s for transformers
+/// (`AdamW`, decay 0.05, warm-up), both with a cosine over ten epochs.
+fn usual_recipe(spec: &ModelSpec, n: usize) -> Recipe {
+    let batch = 128.min(n.max(1));
+    let steps = 10 * (n / batch).max(1) as u64;
+    let recipe = Recipe {
+        steps,
+        batch,
+        micro_batch: batch,
+        lr: 0.1,
+        schedule: Schedule::default(),
+        rule: Rule::Sgd { momentum: 0.9, nesterov: false },
+        decay: 1e-4,
+        clip: None,
+        ema: None,
+        seed: 0,
+    };
+    match spec {
+        ModelSpec::Vit(_) => Recipe {
+            lr: 1e-3,
+            schedule: Schedule { warmup: steps / 20, ..Schedule::default() },
+            rule: Rule::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, decoupled: true },
+            decay: 0.05,
+            ..recipe
+        },
+        ModelSpec::MnistCnn(_) => Recipe { lr: 0.05, ..recipe },
+        _ => recipe,
+    }
+}
+
+/// Training images: on the device as a whole, or sent batch by batch where they are too many.
+struct Pixels<'a> {
+    set: &'a ImageSet,
+    all: Option<Tensor>,
+}
+
+impl<'a> Pixels<'a> {
+    fn new(runtime: &Runtime, set: &'a ImageSet) -> Result<Self> {
+        let fits = set.images.len() <= RESIDENT_BYTES.min(runtime.profile().limits.binding_bytes as usize);
+        let upload = || Tensor::from_slice(runtime, &set.images, &[set.len(), set.height, set.width, set.channels]);
+        Ok(Self { set, all: fits.then(upload).transpose()? })
+    }
+
+    /// Images u8 `[n, h, w, c]` and which of them are wanted, u32 `[b]`.
+    fn of(&self, runtime: &Runtime, items: &[u32]) -> Result<(Tensor, Tensor)> {
+        let ids = |ids: &[u32]| Tensor::from_slice(runtime, ids, &[ids.len()]);
+        if let Some(all) = &self.all {
+            return Ok((all.clone(), ids(items)?));
+        }
+        let pixels: Vec<u8> = items.iter().filter_map(|&i| self.set.image(i as usize)).flatten().copied().collect();
+        let shape = [items.len(), self.set.height, self.set.width, self.set.channels];
+        let counted: Vec<u32> = (0..items.len() as u32).collect();
+        Ok((Tensor::from_slice(runtime, &pixels, &shape)?, ids(&counted)?))
+    }
+}
+
+/// Puts the curves of the run before in front.
+fn splice(outcome: &mut Outcome, before: &[Value]) {
+    let read = |key: &str| -> Vec<(u64, f64)> {
+        before.iter().filter_map(|line| Some((line.get("step")?.as_u64()?, line.get(key)?.as_f64()?))).collect()
+    };
+    outcome.losses = read("loss").into_iter().chain(outcome.losses.iter().copied()).collect();
+    outcome.evaluations = read("top1").into_iter().chain(outcome.evaluations.iter().copied()).collect();
+}
+
+impl fmt::Display for TrainReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Outcome { steps, loss_first, loss_last, seconds, host_ms_per_step, peak_device_bytes, .. } = &self.outcome;
+        writeln!(f, "{}", self.network)?;
+        writeln!(f, "{}", self.data)?;
+        writeln!(f, "loss {} at first, {} behind step {steps}", number(*loss_first), number(*loss_last))?;
+        if let (Some(top1), Some(top5)) = (self.top1, self.top5) {
+            writeln!(f, "top-1 {top1:.2} %, top-5 {top5:.2} % of {} test images", self.n_test)?;
+        }
+        if let Some(top1) = self.top1_ema {
+            writeln!(f, "top-1 {top1:.2} % with the average of the weights")?;
+        }
+        let (speed, peak) = (number(self.images_per_s), bytes(*peak_device_bytes));
+        write!(
+            f,
+            "{speed} images/s, {} s in all, {} ms of host time a step, {peak} on {} ({})",
+            number(*seconds),
+            number(*host_ms_per_step),
+            self.adapter,
+            self.backend
+        )
+    }
+}

@@ -1,0 +1,134 @@
+//! What a checkpoint of a training run holds: everything that the next step depends on.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::recipe::same_config;
+use crate::nn::{Checkpoint, ParamKind, ParamList, Weights};
+use crate::{Error, Result};
+
+const KIND: &str = "leanvision training checkpoint";
+/// Changes when the meaning of a checkpoint does.
+const FORMAT: &str = "1";
+
+/// Names and device shapes of a run's tensors.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Layout {
+    pub(super) trained: Vec<(String, Vec<usize>)>,
+    pub(super) buffers: Vec<(String, Vec<usize>)>,
+    pub(super) n_moments: usize,
+    pub(super) has_average: bool,
+}
+
+impl Layout {
+    /// The tensors of the file in order. They are stored as they lie on the device.
+    fn params(&self) -> ParamList {
+        let mut list = ParamList::default();
+        let moments = (0..self.n_moments).map(|k| format!("moment{k}"));
+        let groups =
+            ["weight".to_string()].into_iter().chain(moments).chain(self.has_average.then(|| "average".into()));
+        for group in groups {
+            for (name, shape) in &self.trained {
+                list.add(format!("{group}/{name}"), shape.clone(), ParamKind::Bias);
+            }
+        }
+        for (name, shape) in &self.buffers {
+            list.add(format!("buffer/{name}"), shape.clone(), ParamKind::Bias);
+        }
+        list
+    }
+}
+
+/// A training run between two steps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct State {
+    /// Steps done.
+    pub step: u64,
+    /// Loss of the first step.
+    pub loss_first: f64,
+    /// Trained parameters.
+    pub weights: Vec<Vec<f32>>,
+    /// The optimizer's moments, by moment.
+    pub moments: Vec<Vec<Vec<f32>>>,
+    /// The average of the weights.
+    pub average: Option<Vec<Vec<f32>>>,
+    /// What is kept but not trained, such as running statistics.
+    pub buffers: Vec<Vec<f32>>,
+}
+
+impl State {
+    /// The first value that is no number, with its tensor.
+    pub(super) fn not_finite(&self, layout: &Layout) -> Option<String> {
+        let tensors = layout.trained.iter().zip(&self.weights).chain(layout.buffers.iter().zip(&self.buffers));
+        tensors.into_iter().find(|(_, values)| values.iter().any(|v| !v.is_finite())).map(|((name, _), _)| name.clone())
+    }
+
+    /// Writes it; the file appears whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Write`] if it cannot be written.
+    pub(super) fn write(self, path: &Path, layout: &Layout, config: &Value) -> Result<()> {
+        let metadata = BTreeMap::from([
+            ("kind".to_string(), KIND.to_string()),
+            ("format".into(), FORMAT.into()),
+            ("version".into(), env!("CARGO_PKG_VERSION").into()),
+            ("config".into(), config.to_string()),
+            ("step".into(), self.step.to_string()),
+            ("loss_first".into(), self.loss_first.to_bits().to_string()),
+        ]);
+        let groups = [self.weights].into_iter().chain(self.moments).chain(self.average).chain([self.buffers]);
+        let list = layout.params();
+        Weights::new(&list, groups.flatten().collect())?.save(path, &list, &metadata)
+    }
+
+    /// Reads it back, if it belongs to a run with this layout and configuration.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a file that is none of ours, of another version, truncated or with other tensors;
+    /// [`Error::Input`] with every setting that differs.
+    pub(super) fn read(path: &Path, layout: &Layout, config: &Value) -> Result<Self> {
+        let checkpoint = Checkpoint::read(path)?;
+        let (there, step, loss_first) = head(path, checkpoint.header().metadata())?;
+        same_config(&path.display().to_string(), &there, config)?;
+        let mut values = checkpoint.load(&layout.params(), "this run")?.into_inner().into_iter();
+        let mut group = |n: usize| values.by_ref().take(n).collect::<Vec<_>>();
+        let n = layout.trained.len();
+        Ok(Self {
+            step,
+            loss_first,
+            weights: group(n),
+            moments: (0..layout.n_moments).map(|_| group(n)).collect(),
+            average: layout.has_average.then(|| group(n)),
+            buffers: group(layout.buffers.len()),
+        })
+    }
+
+    /// The configuration that a checkpoint was written with.
+    ///
+    /// # Errors
+    /// [`Error::File`] as [`State::read`].
+    pub fn config(path: &Path) -> Result<Value> {
+        Ok(head(path, crate::nn::Header::read(path)?.metadata())?.0)
+    }
+}
+
+/// Configuration, step and first loss, if the file is one of ours.
+fn head(path: &Path, metadata: &BTreeMap<String, String>) -> Result<(Value, u64, f64)> {
+    let get = |key: &str| metadata.get(key).map(String::as_str);
+    if get("kind") != Some(KIND) {
+        return Err(Error::file(path, "no checkpoint of a training run; weights alone do not say how to go on"));
+    }
+    let ours = env!("CARGO_PKG_VERSION");
+    let (format, version) = (get("format").unwrap_or("?"), get("version").unwrap_or("?"));
+    if format != FORMAT || version != ours {
+        let there = format!("written by version {version}, format {format}");
+        return Err(Error::file(path, format!("{there}; this is version {ours}, format {FORMAT}, and might differ")));
+    }
+    let damaged = || Error::file(path, "a checkpoint whose head is damaged");
+    let config = get("config").and_then(|text| serde_json::from_str(text).ok()).ok_or_else(damaged)?;
+    let step = get("step").and_then(|text| text.parse().ok()).ok_or_else(damaged)?;
+    let bits = get("loss_first").and_then(|text| text.parse().ok()).ok_or_else(damaged)?;
+    Ok((config, step, f64::from_bits(bits)))
+}

@@ -1,0 +1,427 @@
+//! The loop itself.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use cpu_time::ThreadTime;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::flags::TrainFlags;
+use super::order::Order;
+use super::recipe::Recipe;
+use super::signals::Signals;
+use super::state::{Layout, State};
+use crate::nn::{Arena, Average, NamedParam, Optimizer};
+use crate::ops::elementwise::affine;
+use crate::report::{Metrics, Progress, number};
+use crate::tensor::Read;
+use crate::{Error, Result, Runtime, Tensor};
+
+/// The checkpoint's name in a run's folder.
+const CHECKPOINT: &str = "checkpoint.safetensors";
+
+/// Items of one micro-batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    /// Steps done before this one.
+    pub step: u64,
+    /// Counts micro-batches over the whole run: the step of random streams.
+    pub draw: u32,
+    /// The items.
+    pub items: &'a [u32],
+}
+
+/// What a call of [`Trainer::run`] came to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Outcome {
+    /// Steps of the run that are done.
+    pub steps: u64,
+    /// Loss of the run's first step.
+    pub loss_first: f64,
+    /// Mean loss of the last steps, as many as one line of `metrics.jsonl` holds.
+    pub loss_last: f64,
+    /// Seconds of this call, evaluations and checkpoints included.
+    pub seconds: f64,
+    /// Items per second of training alone; the first step, which compiles, is left out.
+    pub items_per_s: f64,
+    /// Dispatches of one step.
+    pub dispatches_per_step: f64,
+    /// CPU time that the host takes to record one step, in ms; the first step is left out.
+    pub host_ms_per_step: f64,
+    /// Bytes held by tensors on the device at most.
+    pub peak_device_bytes: u64,
+    /// Losses over steps, as they stand in `metrics.jsonl`, those before a resume included.
+    #[serde(skip)]
+    pub losses: Vec<(u64, f64)>,
+    /// Evaluations over steps.
+    #[serde(skip)]
+    pub evaluations: Vec<(u64, f64)>,
+}
+
+/// Everything of a training run that changes from step to step.
+#[derive(Debug)]
+pub struct Trainer {
+    runtime: Runtime,
+    recipe: Recipe,
+    config: Value,
+    layout: Layout,
+    arena: Arena,
+    leaves: Vec<Tensor>,
+    buffers: Arena,
+    optimizer: Optimizer,
+    average: Option<Average>,
+    order: Order,
+    step: u64,
+    loss_first: f64,
+    folder: Option<PathBuf>,
+}
+
+impl Trainer {
+    /// A run over `n` items that starts from these values, or from the checkpoint in `folder` with `resume`; `config` is
+    /// what a resumed run must have in common with the first.
+    ///
+    /// # Errors
+    /// [`Error::File`] and [`Error::Input`] for a checkpoint that does not fit, else as [`Arena::new`].
+    pub fn new(
+        runtime: &Runtime,
+        recipe: &Recipe,
+        config: Value,
+        (mut trained, mut buffers): (Vec<NamedParam>, Vec<NamedParam>),
+        n: usize,
+        folder: Option<&Path>,
+        resume: bool,
+    ) -> Result<Self> {
+        let names = |params: &[NamedParam]| params.iter().map(|(name, p)| (name.clone(), p.shape.clone())).collect();
+        let layout = Layout {
+            trained: names(&trained),
+            buffers: names(&buffers),
+            n_moments: recipe.rule.n_moments(),
+            has_average: recipe.ema.is_some(),
+        };
+        let path = folder.map(|folder| folder.join(CHECKPOINT)).filter(|path| resume && path.exists());
+        let state = path.map(|path| State::read(&path, &layout, &config)).transpose()?;
+        if let Some(state) = &state {
+            for (params, values) in [(&mut trained, &state.weights), (&mut buffers, &state.buffers)] {
+                params.iter_mut().zip(values).for_each(|((_, param), values)| param.values.clone_from(values));
+            }
+        }
+        let params = |named: Vec<NamedParam>| named.into_iter().map(|(_, param)| param).collect::<Vec<_>>();
+        let (trained, buffers) = (params(trained), params(buffers));
+        let arena = Arena::new(runtime, &trained, true)?;
+        let Recipe { rule, decay, clip, .. } = *recipe;
+        let optimizer = match &state {
+            Some(state) => Optimizer::resume(rule, decay, clip, &arena, &state.moments, state.step)?,
+            None => Optimizer::new(rule, decay, clip, &arena)?,
+        };
+        let average = recipe.ema.map(|momentum| {
+            let values: Vec<Vec<f32>> = trained.iter().map(|param| param.values.clone()).collect();
+            let init = state.as_ref().and_then(|state| state.average.clone()).unwrap_or(values);
+            Average::new(&arena, momentum, &init)
+        });
+        Ok(Self {
+            leaves: arena.tensors()?.iter().map(Tensor::require_grad).collect::<Result<_>>()?,
+            buffers: Arena::new(runtime, &buffers, false)?,
+            optimizer,
+            average: average.transpose()?,
+            order: Order::new(n as u32, recipe.batch, recipe.seed),
+            step: state.as_ref().map_or(0, |state| state.step),
+            loss_first: state.as_ref().map_or(f64::NAN, |state| state.loss_first),
+            runtime: runtime.clone(),
+            recipe: recipe.clone(),
+            config,
+            layout,
+            arena,
+            folder: folder.map(Path::to_path_buf),
+        })
+    }
+
+    /// The trained parameters as leaves, in the order in which they were given. They see every step.
+    #[must_use]
+    pub fn leaves(&self) -> &[Tensor] {
+        &self.leaves
+    }
+
+    /// The buffers, which a loss may update in place.
+    ///
+    /// # Errors
+    /// As [`Arena::tensors`].
+    pub fn buffers(&self) -> Result<Vec<Tensor>> {
+        self.buffers.tensors()
+    }
+
+    /// The average of the parameters, if the recipe keeps one.
+    ///
+    /// # Errors
+    /// As [`Arena::views`].
+    pub fn average(&self) -> Result<Option<Vec<Tensor>>> {
+        self.average.as_ref().map(|average| self.arena.views(average.flats())).transpose()
+    }
+
+    /// Steps done.
+    #[must_use]
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// Steps of the whole run.
+    #[must_use]
+    pub fn n_steps(&self) -> u64 {
+        self.recipe.steps
+    }
+
+    /// Trains to the end of the recipe, or as far as `flags` say. `loss` gives the mean loss `[]` of a micro-batch;
+    /// `evaluate` a figure of the network as it stands.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] after Ctrl-C or SIGTERM, when a checkpoint is written; [`Error::Failed`] if the loss is no
+    /// number any more; what `loss`, `evaluate` and the files give.
+    pub fn run(
+        &mut self,
+        flags: &TrainFlags,
+        metrics: &mut Metrics,
+        quiet: bool,
+        loss: &mut dyn FnMut(&Batch<'_>) -> Result<Tensor>,
+        evaluate: &mut dyn FnMut(u64) -> Result<f64>,
+    ) -> Result<Outcome> {
+        let signals = Signals::watch();
+        let start = Instant::now();
+        let mut log = Log::new(metrics, self.loss_first, flags.log_every);
+        let last = flags.stop_after.map_or(self.recipe.steps, |n| self.recipe.steps.min(self.step + n));
+        let mut progress = Progress::new("train", self.recipe.steps, "steps", quiet);
+        progress.skip(self.step);
+        let mut clock = Clock::default();
+        let mut evaluations = Vec::new();
+        let first = self.step;
+        while self.step < last {
+            if self.step == first + 1 {
+                self.runtime.sync()?;
+                clock.start(&self.runtime);
+            }
+            let recording = ThreadTime::now();
+            let (value, lr) = self.one_step(loss).map_err(|e| self.with_checkpoint(e))?;
+            clock.recorded += recording.elapsed();
+            self.runtime.flush()?;
+            self.step += 1;
+            log.push(self.step, lr, value.read()?);
+            let arrived = log.drain(2 * flags.log_every as usize).map_err(|e| self.with_checkpoint(e))?;
+            progress.advance(1);
+            if let Some(loss) = arrived {
+                progress.note(&format!("loss {}", number(loss)));
+            }
+            let signal = signals.came();
+            let done = self.step == last;
+            let evaluated = !done && flags.eval_every.is_some_and(|every| self.step.is_multiple_of(every));
+            if done || signal.is_some() || evaluated || self.step.is_multiple_of(flags.checkpoint_every) {
+                self.runtime.sync()?;
+                clock.stop();
+                log.drain(0).and_then(|_| log.end_line(self.step, lr)).map_err(|e| self.with_checkpoint(e))?;
+                self.loss_first = log.loss_first;
+                let saved = self.save()?;
+                if let Some(code) = signal {
+                    return Err(Error::Interrupted { code, message: self.stopped(saved.as_deref()) });
+                }
+                if evaluated {
+                    let figure = evaluate(self.step)?;
+                    log.metrics.log(&json!({ "step": self.step, "top1": figure }))?;
+                    evaluations.push((self.step, figure));
+                }
+                clock.start(&self.runtime);
+            }
+        }
+        let steps = clock.steps(self.step - first);
+        Ok(Outcome {
+            steps: self.step,
+            loss_first: log.loss_first,
+            loss_last: log.loss_last,
+            seconds: start.elapsed().as_secs_f64(),
+            items_per_s: steps * self.recipe.batch as f64 / clock.busy.as_secs_f64(),
+            dispatches_per_step: clock.dispatches as f64 / steps,
+            host_ms_per_step: clock.host_ms(steps),
+            peak_device_bytes: self.runtime.memory().peak_bytes,
+            losses: log.lines,
+            evaluations,
+        })
+    }
+
+    /// Records one step: gradients of each micro-batch, the optimizer, the average. Answers the mean loss `[]` and the
+    /// learning rate.
+    fn one_step(&mut self, loss: &mut dyn FnMut(&Batch<'_>) -> Result<Tensor>) -> Result<(Tensor, f64)> {
+        let recipe = &self.recipe;
+        let n_micro = recipe.batch / recipe.micro_batch;
+        let items = self.order.items(self.step);
+        let mut sum: Option<Tensor> = None;
+        for (i, items) in items.chunks(recipe.micro_batch).enumerate() {
+            let draw = (self.step * n_micro as u64 + i as u64) as u32;
+            let value = loss(&Batch { step: self.step, draw, items })?;
+            let value = if n_micro > 1 { affine(&value, 1.0 / n_micro as f32, 0.0)? } else { value };
+            self.arena.collect(value.backward()?, &self.leaves, i > 0)?;
+            let value = value.detach();
+            sum = Some(match sum {
+                Some(sum) => crate::ops::elementwise::add(&sum, &value)?,
+                None => value,
+            });
+        }
+        // Gradients are whole here: an exchange between devices would work on `self.arena.gradients()`.
+        let lr = recipe.schedule.lr(recipe.lr, self.step, recipe.steps, self.order.steps_per_epoch());
+        self.optimizer.step(&self.arena, lr)?;
+        if let Some(average) = &self.average {
+            average.update(&self.arena)?;
+        }
+        let value = sum.ok_or_else(|| Error::Failed("a step without items".into()))?;
+        Ok((value, lr))
+    }
+
+    /// Everything that the next step depends on, read back.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] if the device is gone.
+    pub fn state(&self) -> Result<State> {
+        Ok(State {
+            step: self.step,
+            loss_first: self.loss_first,
+            weights: self.arena.read(&self.arena.values())?,
+            moments: self.optimizer.moments().iter().map(|m| self.arena.read(m)).collect::<Result<_>>()?,
+            average: self.average.as_ref().map(|average| self.arena.read(average.flats())).transpose()?,
+            buffers: self.buffers.read(&self.buffers.values())?,
+        })
+    }
+
+    /// Writes a checkpoint, if the run has a folder; answers its path.
+    fn save(&self) -> Result<Option<PathBuf>> {
+        let Some(folder) = &self.folder else { return Ok(None) };
+        let state = self.state().map_err(|e| self.with_checkpoint(e))?;
+        if let Some(name) = state.not_finite(&self.layout) {
+            let message = format!("step {}: {name} holds values that are no numbers", self.step);
+            return Err(self.with_checkpoint(Error::Failed(message)));
+        }
+        let path = folder.join(CHECKPOINT);
+        state.write(&path, &self.layout, &self.config).map_err(|e| self.with_checkpoint(e))?;
+        Ok(Some(path))
+    }
+
+    /// The error with what is left to go on from.
+    fn with_checkpoint(&self, error: Error) -> Error {
+        let path = self.folder.as_ref().map(|folder| folder.join(CHECKPOINT)).filter(|path| path.exists());
+        let Some(path) = path else { return error };
+        let rest = format!("; the last good checkpoint is {}", path.display());
+        match error {
+            Error::DeviceLost(message) => Error::DeviceLost(message + &rest),
+            Error::Failed(message) => Error::Failed(message + &rest),
+            Error::Write { path, message } => Error::Write { path, message: message + &rest },
+            other => other,
+        }
+    }
+
+    fn stopped(&self, saved: Option<&Path>) -> String {
+        let done = format!("stopped after step {} of {}", self.step, self.recipe.steps);
+        match (saved, &self.folder) {
+            (Some(path), Some(folder)) => {
+                format!("{done}; checkpoint in {}, --resume {} goes on", path.display(), folder.display())
+            }
+            _ => format!("{done}; nothing is saved without --out"),
+        }
+    }
+}
+
+/// Time and dispatches of training alone.
+#[derive(Default)]
+struct Clock {
+    running: Option<(Instant, Runtime, u64)>,
+    busy: Duration,
+    dispatches: u64,
+    recorded: Duration,
+    /// Recording time of the first step.
+    first: Option<Duration>,
+}
+
+impl Clock {
+    fn start(&mut self, runtime: &Runtime) {
+        self.first.get_or_insert(self.recorded);
+        self.running = Some((Instant::now(), runtime.clone(), runtime.counts().0));
+    }
+
+    fn stop(&mut self) {
+        if let Some((start, runtime, dispatches)) = self.running.take() {
+            self.busy += start.elapsed();
+            self.dispatches += runtime.counts().0 - dispatches;
+        }
+    }
+
+    /// Steps that were measured, of `n`: all but the first.
+    fn steps(&mut self, n: u64) -> f64 {
+        self.stop();
+        n.saturating_sub(1) as f64
+    }
+
+    fn host_ms(&self, steps: f64) -> f64 {
+        1e3 * self.recorded.saturating_sub(self.first.unwrap_or_default()).as_secs_f64() / steps
+    }
+}
+
+/// Losses on their way to the host, and the lines they end in.
+struct Log<'a> {
+    metrics: &'a mut Metrics,
+    pending: VecDeque<(u64, f64, Read<f32>)>,
+    every: u64,
+    sum: f64,
+    n: u64,
+    loss_first: f64,
+    loss_last: f64,
+    lines: Vec<(u64, f64)>,
+}
+
+impl<'a> Log<'a> {
+    fn new(metrics: &'a mut Metrics, loss_first: f64, every: u64) -> Self {
+        Self {
+            metrics,
+            pending: VecDeque::new(),
+            every,
+            sum: 0.0,
+            n: 0,
+            loss_first,
+            loss_last: f64::NAN,
+            lines: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, step: u64, lr: f64, loss: Read<f32>) {
+        self.pending.push_back((step, lr, loss));
+    }
+
+    /// Takes in the oldest losses until at most `keep` are on their way; answers the last line's mean. A loss is read two
+    /// lines late, when the device has long been through, so that nothing waits.
+    fn drain(&mut self, keep: usize) -> Result<Option<f64>> {
+        let mut arrived = None;
+        while self.pending.len() > keep {
+            let Some((step, lr, loss)) = self.pending.pop_front() else { break };
+            let loss = loss.wait()?.first().copied().map_or(f64::NAN, f64::from);
+            if !loss.is_finite() {
+                return Err(Error::Failed(format!("step {step}: the loss is {loss}")));
+            }
+            if self.loss_first.is_nan() {
+                self.loss_first = loss;
+            }
+            self.sum += loss;
+            self.n += 1;
+            if step.is_multiple_of(self.every) || step == 1 {
+                self.line(step, lr)?;
+                arrived = Some(self.loss_last);
+            }
+        }
+        Ok(arrived)
+    }
+
+    /// A line of what has no line yet, so that a run that goes on from here has the lines that this one has.
+    fn end_line(&mut self, step: u64, lr: f64) -> Result<()> {
+        if self.n == 0 { Ok(()) } else { self.line(step, lr) }
+    }
+
+    fn line(&mut self, step: u64, lr: f64) -> Result<()> {
+        self.loss_last = self.sum / self.n as f64;
+        (self.sum, self.n) = (0.0, 0);
+        self.lines.push((step, self.loss_last));
+        self.metrics.log(&json!({ "step": step, "loss": self.loss_last, "lr": lr }))
+    }
+}
