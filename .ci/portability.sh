@@ -24,7 +24,7 @@ judge() {
 }
 
 # The adapter is named in LEANVISION_DEVICE, so that a driver that does not load is an error and not another adapter.
-cargo test --release --no-run --test ops --test shaders
+cargo test --release --no-run --test ops --test shaders --test methods
 
 if command -v spirv-val >/dev/null; then
     judge "spirv-val" shaders
@@ -42,7 +42,9 @@ fi
 ops="ops -- --nocapture"
 
 if icd=$(swiftshader_icd); then
-    judge "SwiftShader" "$ops" VK_ICD_FILENAMES="$icd" VK_DRIVER_FILES="$icd" LEANVISION_DEVICE=vulkan:SwiftShader
+    swiftshader=(VK_ICD_FILENAMES="$icd" VK_DRIVER_FILES="$icd" LEANVISION_DEVICE=vulkan:SwiftShader)
+    judge "SwiftShader" "$ops" "${swiftshader[@]}"
+    judge "SwiftShader, training" "methods train::first_losses -- --nocapture" "${swiftshader[@]}"
 else
     missing+=("SwiftShader (package chromium)")
 fi

@@ -12,6 +12,7 @@ mod suite;
 pub use config::{Command, Config, SuiteFlags};
 pub use figures::{Peaks, Row};
 pub use measure::{Timing, measure};
+pub use pipeline::TrainingStep;
 pub use suite::{BenchReport, Conditions, Left, SCHEMA, list, run};
 
 use crate::reference::Array;

@@ -11,6 +11,7 @@ use crate::reference::Array;
 use crate::runtime::Runtime;
 use crate::{Result, Tensor};
 use std::cell::RefCell;
+use std::rc::Rc;
 
 /// The family of these cases.
 pub(super) const PIPELINE: &str = "pipeline";
@@ -53,68 +54,102 @@ fn classify(runtime: &Runtime, arch: &str, batch: usize) -> Result<Case> {
     Ok(case.cost(2 * summary.multiply_adds * batch as u64, bytes).items(batch as u64, "images").tolerance(2e-5))
 }
 
+/// A network in training on one batch of noise, for benchmarks.
+pub struct TrainingStep {
+    network: Model,
+    leaves: Vec<Tensor>,
+    statistics: Vec<Tensor>,
+    arena: Arena,
+    optimizer: RefCell<Optimizer>,
+    lr: f64,
+    images: Tensor,
+    labels: Tensor,
+}
+
+impl TrainingStep {
+    /// `spec` with weights as training starts, and `batch` images.
+    ///
+    /// # Errors
+    /// As [`Model::new`] and [`Arena::new`].
+    pub fn new(runtime: &Runtime, spec: &ModelSpec, batch: usize, rule: Rule, lr: f64) -> Result<Self> {
+        let weights = initial(spec, 1)?;
+        let (trained, statistics) = spec.plan().params.for_arenas(&weights);
+        let values = |named: &[NamedParam]| named.iter().map(|(_, param)| param.clone()).collect::<Vec<_>>();
+        let arena = Arena::new(runtime, &values(&trained), true)?;
+        let statistics = Arena::new(runtime, &values(&statistics), false)?.tensors()?;
+        let leaves: Vec<Tensor> = arena.tensors()?.iter().map(Tensor::require_grad).collect::<Result<_>>()?;
+        let model = Model::new(runtime, spec, &weights)?.training(Training::new(0.1, false));
+        let (images, _) = noise(runtime, &[batch, spec.image(), spec.image(), spec.channels()], 5)?;
+        let labels: Vec<u32> = (0..batch as u32).map(|i| i * 7 % spec.classes() as u32).collect();
+        Ok(Self {
+            network: model.over(&leaves, &statistics)?,
+            optimizer: RefCell::new(Optimizer::new(rule, 0.0, None, &arena)?),
+            leaves,
+            statistics,
+            arena,
+            lr,
+            images,
+            labels: Tensor::from_slice(runtime, &labels, &[batch])?,
+        })
+    }
+
+    fn loss(&self, network: &Model) -> Result<Tensor> {
+        mean_all(&cross_entropy(&network.forward(&self.images)?, &self.labels, 0.0)?)
+    }
+
+    /// Forward, backward, a step of the optimizer; the loss `[]` before it.
+    ///
+    /// # Errors
+    /// [`crate::Error::DeviceLost`] if the device is gone.
+    pub fn run(&self) -> Result<Tensor> {
+        let value = self.loss(&self.network)?;
+        self.arena.collect(value.backward()?, &self.leaves, false)?;
+        self.optimizer.borrow_mut().step(&self.arena, self.lr)?;
+        Ok(value.detach())
+    }
+
+    /// How far the loss's change over a small step along the gradient is from what the gradient promises, relatively.
+    ///
+    /// # Errors
+    /// As [`TrainingStep::run`].
+    pub fn slope_error(&self) -> Result<f64> {
+        let mut found = self.loss(&self.network)?.backward()?;
+        let gradients: Vec<Tensor> = self.leaves.iter().filter_map(|leaf| found.take(leaf)).collect();
+        if gradients.len() != self.leaves.len() {
+            return Ok(f64::INFINITY);
+        }
+        let mut squares = 0.0;
+        for d in &gradients {
+            squares += f64::from(sum_all(&elementwise::square(d)?)?.item::<f32>()?);
+        }
+        // The loss changes by some thousandth of itself.
+        let step = 2e-3 / squares;
+        let at = |sign: f64| -> Result<f64> {
+            let moved = self
+                .leaves
+                .iter()
+                .zip(&gradients)
+                .map(|(w, d)| elementwise::add(&w.detach(), &elementwise::affine(d, (sign * step) as f32, 0.0)?));
+            let moved: Vec<Tensor> = moved.collect::<Result<_>>()?;
+            Ok(f64::from(self.loss(&self.network.over(&moved, &self.statistics)?)?.item::<f32>()?))
+        };
+        Ok(((at(1.0)? - at(-1.0)?) / (2.0 * step * squares) - 1.0).abs())
+    }
+}
+
 /// A training step: forward, backward, SGD with momentum. Checked by the slope of the loss along its gradient.
 fn train(runtime: &Runtime, arch: &str, batch: usize) -> Result<Case> {
     let spec = ModelSpec::by_name(arch)?;
-    let (plan, side) = (spec.plan(), spec.image());
-    let weights = initial(&spec, 1)?;
-    let (trained, statistics) = plan.params.for_arenas(&weights);
-    let values = |named: &[NamedParam]| named.iter().map(|(_, param)| param.clone()).collect::<Vec<_>>();
-    let arena = Arena::new(runtime, &values(&trained), true)?;
-    let statistics = Arena::new(runtime, &values(&statistics), false)?.tensors()?;
-    let leaves: Vec<Tensor> = arena.tensors()?.iter().map(Tensor::require_grad).collect::<Result<_>>()?;
-    let model = Model::new(runtime, &spec, &weights)?.training(Training::new(0.1, false));
-    let network = model.over(&leaves, &statistics)?;
-    let (images, _) = noise(runtime, &[batch, side, side, spec.channels()], 5)?;
-    let labels: Vec<u32> = (0..batch as u32).map(|i| i * 7 % spec.classes() as u32).collect();
-    let labels = Tensor::from_slice(runtime, &labels, &[batch])?;
-    let loss = {
-        let images = images.clone();
-        move |network: &Model| mean_all(&cross_entropy(&network.forward(&images)?, &labels, 0.0)?)
-    };
-    let check = {
-        let (loss, network, leaves, statistics) = (loss.clone(), network.clone(), leaves.clone(), statistics.clone());
-        move |_: &Tensor| slope_error(&loss, &network, &leaves, &statistics)
-    };
-    let optimizer = RefCell::new(Optimizer::new(Rule::Sgd { momentum: 0.9, nesterov: false }, 1e-4, None, &arena)?);
-    let summary = plan.summary([side; 2])?;
-    let bytes = 3 * summary.weight_bytes + 4 * images.len() as u64;
-    let run = move || {
-        let value = loss(&network)?;
-        arena.collect(value.backward()?, &leaves, false)?;
-        optimizer.borrow_mut().step(&arena, 1e-3)?;
-        Ok(value.detach())
-    };
-    let case = Case::new("pipeline/train", format!("{arch}, {batch} images"), run, check);
-    // Two multiply-adds backward for each one forward. The slope is measured over a step in which the loss, of some 2 and
-    // known to 1e-6, changes by 1e-2.
+    let step = Rc::new(TrainingStep::new(runtime, &spec, batch, Rule::Sgd { momentum: 0.9, nesterov: false }, 1e-3)?);
+    let summary = spec.plan().summary([spec.image(); 2])?;
+    let bytes = 3 * summary.weight_bytes + 4 * step.images.len() as u64;
+    let checked = Rc::clone(&step);
+    let case = Case::new(
+        "pipeline/train",
+        format!("{arch}, {batch} images"),
+        move || step.run(),
+        move |_: &Tensor| checked.slope_error(),
+    );
+    // Two multiply-adds backward for each one forward. Of a slope of 1, curvature and the rounding of the loss leave 1 %.
     Ok(case.cost(6 * summary.multiply_adds * batch as u64, bytes).items(batch as u64, "images").tolerance(2e-2))
-}
-
-/// How far the loss's change over a small step along the gradient is from what the gradient promises, relatively.
-fn slope_error(
-    loss: &dyn Fn(&Model) -> Result<Tensor>,
-    network: &Model,
-    leaves: &[Tensor],
-    statistics: &[Tensor],
-) -> Result<f64> {
-    let mut found = loss(network)?.backward()?;
-    let gradients: Vec<Tensor> = leaves.iter().filter_map(|leaf| found.take(leaf)).collect();
-    if gradients.len() != leaves.len() {
-        return Ok(f64::INFINITY);
-    }
-    let mut squares = 0.0;
-    for d in &gradients {
-        squares += f64::from(sum_all(&elementwise::square(d)?)?.item::<f32>()?);
-    }
-    let step = 5e-3 / squares;
-    let at = |sign: f64| -> Result<f64> {
-        let moved = leaves
-            .iter()
-            .zip(&gradients)
-            .map(|(w, d)| elementwise::add(&w.detach(), &elementwise::affine(d, (sign * step) as f32, 0.0)?));
-        let moved: Vec<Tensor> = moved.collect::<Result<_>>()?;
-        Ok(f64::from(loss(&network.over(&moved, statistics)?)?.item::<f32>()?))
-    };
-    Ok(((at(1.0)? - at(-1.0)?) / (2.0 * step * squares) - 1.0).abs())
 }

@@ -26,8 +26,8 @@ fn demo_leaves_its_page_where_it_says() {
         assert!(result[key].as_f64().is_some_and(|ms| ms > 0.0), "{key}");
     }
     assert!(result["top1"].as_f64().is_some_and(|top1| (0.0..=100.0).contains(&top1)));
-    // 120 steps teach a small network more than chance, which is 10 %.
-    assert!(result["training"]["top1"].as_f64().is_some_and(|top1| top1 > 40.0), "{}", result["training"]);
+    // Chance is 50 %; 77 came out on lavapipe.
+    assert!(result["training"]["top1"].as_f64().is_some_and(|top1| top1 > 60.0), "{}", result["training"]);
     assert_eq!(result["bench"]["wrong"], serde_json::json!([]));
     assert!(text.contains("Its weights are random"), "{text}");
 }

@@ -16,14 +16,16 @@ pub(crate) struct Contest {
     /// What is computed, such as `softmax`.
     pub(crate) op: &'static str,
     pub(crate) shape: &'static str,
-    /// Floating-point operations or bytes of one run.
+    /// Floating-point operations, bytes or images of one run.
     pub(crate) work: f64,
-    /// `GFLOP` or `GB`.
+    /// `GFLOP`, `GB` or `images`.
     pub(crate) unit: &'static str,
     /// Largest difference between the results of the engines that passes.
     pub(crate) tolerance: f64,
     /// How many times burn's rate we want to reach.
     pub(crate) target: Option<f64>,
+    /// Whether the result is a loss that must fall from the first run to the last.
+    pub(crate) learns: bool,
     pub(crate) ours: Box<dyn Side>,
     pub(crate) burn: Box<dyn Side>,
 }
@@ -81,7 +83,7 @@ impl Turns {
     fn cost(&self, work: f64, first_ms: f64, runs: usize) -> Cost {
         let cpu_ms = Spread::of(self.cpu.iter().map(|s| s * 1e3));
         let wall_ms = Spread::of(self.wall.iter().map(|s| s * 1e3));
-        Cost { rate: work / cpu_ms.median / 1e6, cpu_ms, wall_ms, first_ms, runs }
+        Cost { rate: work / cpu_ms.median, cpu_ms, wall_ms, first_ms, runs }
     }
 }
 
@@ -103,7 +105,7 @@ impl Spread {
 }
 
 /// Wall time of a side's first run, in ms.
-pub(crate) fn first(side: &mut dyn Side) -> Result<f64> {
+fn first(side: &mut dyn Side) -> Result<f64> {
     let start = Instant::now();
     side.run()?;
     Ok(start.elapsed().as_secs_f64() * 1e3)
@@ -120,22 +122,23 @@ fn runs_of_turn(side: &mut dyn Side) -> Result<usize> {
     Ok(((TURN / once).ceil() as usize).clamp(1, 2000))
 }
 
-/// What one side takes alone, after a first run of `first_ms`.
-pub(crate) fn alone(side: &mut dyn Side, work: f64, rounds: usize, first_ms: f64) -> Result<Cost> {
-    let runs = runs_of_turn(side)?;
-    let mut turns = Turns::default();
-    for _ in 0..rounds {
-        turns.take(side, runs)?;
-    }
-    Ok(turns.cost(work * 1e9, first_ms, runs))
-}
-
 impl Contest {
+    /// Work of one run in units, times the ms of a second.
+    fn scale(&self) -> f64 {
+        if self.unit == "images" { 1e3 * self.work } else { self.work / 1e6 }
+    }
+
     /// Checks that both engines give the same numbers, then lets them take turns.
-    pub(crate) fn run(mut self) -> Result<Row> {
+    pub(crate) fn run(self) -> Result<Row> {
+        self.run_rounds(ROUNDS)
+    }
+
+    /// As [`Contest::run`], with this number of turns.
+    pub(crate) fn run_rounds(mut self, rounds: usize) -> Result<Row> {
         let burn_first = first(&mut *self.burn)?;
         let our_first = first(&mut *self.ours)?;
-        let difference = difference(&self.ours.read()?, &self.burn.read()?)?;
+        let begun = [self.ours.read()?, self.burn.read()?];
+        let difference = difference(&begun[0], &begun[1])?;
         ensure!(
             difference <= self.tolerance,
             "{} {}: the engines differ by {difference:e}, {:e} allowed",
@@ -145,12 +148,18 @@ impl Contest {
         );
         let (burn_runs, our_runs) = (runs_of_turn(&mut *self.burn)?, runs_of_turn(&mut *self.ours)?);
         let (mut burn, mut ours) = (Turns::default(), Turns::default());
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             burn.take(&mut *self.burn, burn_runs)?;
             ours.take(&mut *self.ours, our_runs)?;
         }
+        if self.learns {
+            let last = [self.ours.read()?, self.burn.read()?];
+            let fell = |i: usize| last[i].iter().sum::<f32>() < begun[i].iter().sum::<f32>();
+            ensure!(fell(0) && fell(1), "{}: losses from {begun:?} to {last:?}", self.shape);
+        }
         let ratio = Spread::of(burn.cpu.iter().zip(&ours.cpu).map(|(burn, ours)| burn / ours));
-        let (burn, ours) = (burn.cost(self.work, burn_first, burn_runs), ours.cost(self.work, our_first, our_runs));
+        let (burn, ours) =
+            (burn.cost(self.scale(), burn_first, burn_runs), ours.cost(self.scale(), our_first, our_runs));
         let ratio = Spread { median: ours.rate / burn.rate, ..ratio };
         let Self { op, shape, unit, target, .. } = self;
         Ok(Row { op, shape, unit, ours, burn, ratio, target, difference })
@@ -170,7 +179,11 @@ impl Row {
 
 impl std::fmt::Display for Row {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let unit = if self.unit == "GFLOP" { "GF" } else { "GB" };
+        let unit = match self.unit {
+            "GFLOP" => "GF",
+            "images" => "im",
+            _ => "GB",
+        };
         let wall = |cost: &Cost| cost.rate * cost.cpu_ms.median / cost.wall_ms.median;
         let Spread { median: ratio, least, most } = self.ratio;
         write!(

@@ -37,8 +37,8 @@ enum Command {
         #[arg(long, default_value = "")]
         only: String,
     },
-    /// burn's training steps: images per CPU second
-    TrainBurn {
+    /// Training steps, both engines in turns: images per CPU second
+    Train {
         /// Only networks whose name contains this text
         #[arg(long, default_value = "")]
         only: String,
@@ -57,17 +57,16 @@ fn main() -> anyhow::Result<()> {
     );
     println!("{}", runtime.profile());
     println!("{}\n", report::processor());
-    match config.command {
-        Command::Ops { only } => {
-            let report = report::Report::new(&runtime, ops::run(&runtime, &device, &only)?)?;
-            if let Some(folder) = config.results {
-                let path = folder.join(format!("peers-{}.json", report::slug(runtime.profile())));
-                let text = format!("{}\n", serde_json::to_string_pretty(&report)?);
-                std::fs::write(&path, text).with_context(|| path.display().to_string())?;
-                println!("\n{}", path.display());
-            }
-        }
-        Command::TrainBurn { only } => train::run_burn(&device, &only)?,
+    let (kind, rows) = match config.command {
+        Command::Ops { only } => ("", ops::run(&runtime, &device, &only)?),
+        Command::Train { only } => ("-train", train::run(&runtime, &device, &only)?),
+    };
+    let report = report::Report::new(&runtime, rows)?;
+    if let Some(folder) = config.results {
+        let path = folder.join(format!("peers{kind}-{}.json", report::slug(runtime.profile())));
+        let text = format!("{}\n", serde_json::to_string_pretty(&report)?);
+        std::fs::write(&path, text).with_context(|| path.display().to_string())?;
+        println!("\n{}", path.display());
     }
     Ok(())
 }

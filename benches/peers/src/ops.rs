@@ -70,6 +70,7 @@ impl Ops<'_> {
             // Sums of up to 1024 products below 1: a few hundred roundings of numbers of about 20.
             tolerance: 1e-4,
             target,
+            learns: false,
             ours: ours(self.runtime, move || ops::matmul::matmul(&a, &b)),
             burn: burn(self.device, [0, 1, 2], move || their_a.clone().matmul(their_b.clone())),
         })
@@ -96,6 +97,7 @@ impl Ops<'_> {
             // Sums of 144 products below 1.
             tolerance: 2e-5,
             target: Some(2.0),
+            learns: false,
             ours: ours(self.runtime, move || ops::conv::conv2d(&x, &w, None, &same, Act::None)),
             burn: burn(self.device, [0, 2, 3, 1], move || {
                 conv2d(their_x.clone(), their_w.clone(), None, ConvOptions::new([1, 1], [1, 1], [1, 1], 1))
@@ -121,6 +123,7 @@ impl Ops<'_> {
             // Means of numbers below 1.
             tolerance: 1e-5,
             target: None,
+            learns: false,
             ours: ours(self.runtime, move || ops::attention::attention(&qkv[0], &qkv[1], &qkv[2], &offsets, &options)),
             burn: burn(self.device, [0, 2, 1, 3], move || {
                 let [q, k, v] = [0, 1, 2].map(|i: usize| their_qkv[i].clone());
@@ -139,6 +142,7 @@ impl Ops<'_> {
             // Each number is below 0.02.
             tolerance: 1e-7,
             target,
+            learns: false,
             ours: ours(self.runtime, move || ops::softmax::softmax(&x)),
             burn: burn(self.device, [0, 1], move || softmax(their_x.clone(), 1)),
         })
@@ -155,6 +159,7 @@ impl Ops<'_> {
             unit: "GB",
             tolerance: 1e-5,
             target,
+            learns: false,
             ours: ours(self.runtime, move || ops::norm::layer_norm(&x, Some(&gain), Some(&bias), 1e-5)),
             burn: burn(self.device, [0, 1], move || {
                 layer_norm(their_x.clone(), their_gain.clone(), Some(their_bias.clone()), 1e-5)
@@ -172,6 +177,7 @@ impl Ops<'_> {
             unit: "GB",
             tolerance: 0.0,
             target: None,
+            learns: false,
             ours: ours(self.runtime, move || ops::elementwise::add(&a, &b)),
             burn: burn(self.device, [0], move || their_a.clone() + their_b.clone()),
         })

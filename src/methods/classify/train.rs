@@ -96,6 +96,18 @@ impl TrainRun {
     /// # Errors
     /// [`Error::File`] and [`Error::Input`] for everything that is wrong with flags, images or the run to go on with.
     pub fn prepare(config: &TrainConfig, common: &CommonFlags) -> Result<Self> {
+        Self::settle(config, common, None)
+    }
+
+    /// As [`TrainRun::prepare`], on images of a program's own instead of those that `data` names: training and test set.
+    ///
+    /// # Errors
+    /// As [`TrainRun::prepare`].
+    pub fn on(config: &TrainConfig, common: &CommonFlags, train: ImageSet, test: ImageSet) -> Result<Self> {
+        Self::settle(config, common, Some((train, test)))
+    }
+
+    fn settle(config: &TrainConfig, common: &CommonFlags, own: Option<(ImageSet, ImageSet)>) -> Result<Self> {
         let resume = config.train.resume.as_deref();
         let before = resume.map(settled_before).transpose()?;
         if resume.is_none()
@@ -117,7 +129,10 @@ impl TrainRun {
             let side = side.map_or(spec.image(), |side| side as usize);
             data::open(&data, &Wanted { split, n: n.map(|n| n as usize), side: Some(side), seed })
         };
-        let (train, test) = (open(Split::Train, images)?, open(Split::Test, config.test_images)?);
+        let (train, test) = match own {
+            Some(sets) => sets,
+            None => (open(Split::Train, images)?, open(Split::Test, config.test_images)?),
+        };
         for set in [&train, &test] {
             if set.is_empty() {
                 return Err(Error::Input(format!("{}: no image in it", set.name)));

@@ -3,13 +3,16 @@
 mod resnet;
 mod vit;
 
-use crate::contest::{alone, first};
-use crate::sides::Side;
+use crate::contest::{Contest, Row};
+use crate::sides::{Side, ours};
 use anyhow::{Context, Result};
 use burn::module::Module;
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use leanvision::Runtime;
+use leanvision::bench::TrainingStep;
+use leanvision::nn::{ModelSpec, Rule, TokenPool, VitNames, VitSpec};
 
 /// Images of a step.
 const BATCH: usize = 64;
@@ -70,21 +73,43 @@ impl<N: Network> Side for BurnStep<N> {
     }
 }
 
-/// burn's steps alone, as ours do not exist yet; networks whose name contains `only`.
-pub(crate) fn run_burn(device: &Device, only: &str) -> Result<()> {
+/// Both engines' steps in turns; networks whose name contains `only`. Each starts from weights of its own kind, so that
+/// losses are only compared roughly: both must fall.
+pub(crate) fn run(runtime: &Runtime, device: &Device, only: &str) -> Result<Vec<Row>> {
     let device = device.clone().autodiff();
+    let sgd = Rule::Sgd { momentum: 0.9, nesterov: false };
+    let adam = Rule::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, decoupled: false };
+    let block = VitSpec {
+        pool: TokenPool::Mean,
+        names: VitNames { class_token: None, ..VitNames::timm() },
+        ..VitSpec::timm(32, 4, 192, 1, 3, CLASSES)
+    };
     type Make<'a> = Box<dyn Fn() -> Box<dyn Side> + 'a>;
-    let steps: [(&str, Make); 2] = [
-        ("resnet20, batch 64, SGD", Box::new(|| Box::new(resnet::step(&device)))),
-        ("vit of one block, batch 64, Adam", Box::new(|| Box::new(vit::step(&device)))),
+    let resnet: Make = Box::new(|| Box::new(resnet::step(&device)));
+    let vit: Make = Box::new(|| Box::new(vit::step(&device)));
+    let contests = [
+        ("ResNet-20, SGD", ModelSpec::by_name("resnet20")?, sgd, 0.1, 2.0, resnet),
+        ("ViT of one block, Adam", ModelSpec::Vit(Box::new(block)), adam, 1e-3, 1.5, vit),
     ];
-    for (name, make) in steps.iter().filter(|(name, _)| name.contains(only)) {
-        let mut step = make();
-        let first_ms = first(&mut *step)?;
-        let loss = step.read()?[0];
-        let cost = alone(&mut *step, BATCH as f64, ROUNDS, first_ms)?;
-        println!("{name}: {:.2} images/CPU s; loss {loss:.3} to {:.3}", cost.rate, step.read()?[0]);
-        println!("{}", serde_json::to_string(&cost)?);
+    println!("{}", Row::HEAD);
+    let mut rows = Vec::new();
+    for (name, spec, rule, lr, target, burn) in contests.into_iter().filter(|(name, ..)| name.contains(only)) {
+        let step = TrainingStep::new(runtime, &spec, BATCH, rule, lr)?;
+        let contest = Contest {
+            op: "train step",
+            shape: name,
+            work: BATCH as f64,
+            unit: "images",
+            // Losses of untrained networks over ten classes, some 2.3 to 3.
+            tolerance: 1.5,
+            target: Some(target),
+            learns: true,
+            ours: ours(runtime, move || step.run()),
+            burn: burn(),
+        };
+        let row = contest.run_rounds(ROUNDS)?;
+        println!("{row}");
+        rows.push(row);
     }
-    Ok(())
+    Ok(rows)
 }
