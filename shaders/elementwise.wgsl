@@ -190,7 +190,7 @@ fn unary_derivative(s: vec4<f32>, alpha: f32, beta: f32) -> vec4<f32> {
         case 9u: { return -sin4(s, 0); }
         case 14u: { return 1.12837917 * exp(-min(s * s, vec4<f32>(80.0))); }
         case 16u: {
-            return select(vec4<f32>(0.0), vec4<f32>(1.0), s >= vec4<f32>(alpha) & s <= vec4<f32>(beta));
+            return select(vec4<f32>(0.0), vec4<f32>(1.0), (s >= vec4<f32>(alpha)) & (s <= vec4<f32>(beta)));
         }
         case 17u: { return select(vec4<f32>(alpha), vec4<f32>(1.0), s > vec4<f32>(0.0)); }
         case 18u: { return sigmoid4(s); }

@@ -37,6 +37,18 @@ pub(crate) fn write_whole(path: &Path, write: impl FnOnce(&mut BufWriter<File>) 
     })
 }
 
+/// Removes what writes of a file called `name` left in `folder` when their processes were killed.
+pub(crate) fn remove_leftovers(folder: &Path, name: &str) {
+    let start = format!(".{name}.");
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_left = |file: &OsString| file.to_str().is_some_and(|f| f.starts_with(&start) && f.ends_with(".tmp"));
+    for entry in entries.filter(|entry| is_left(&entry.file_name())) {
+        if let Err(error) = std::fs::remove_file(entry.path()) {
+            log::warn!("{}: {error}", entry.path().display());
+        }
+    }
+}
+
 /// Whether a file could be written at `path`, found out before the work that makes it.
 ///
 /// # Errors

@@ -44,7 +44,7 @@ fn act_derivative4(kind: u32, s: vec4<f32>) -> vec4<f32> {
     let one = vec4<f32>(1.0);
     switch kind {
         case 1u: { return select(zero, one, s > zero); }
-        case 2u: { return select(zero, one, s > zero & s < vec4<f32>(6.0)); }
+        case 2u: { return select(zero, one, (s > zero) & (s < vec4<f32>(6.0))); }
         case 3u: { return 0.5 * (1.0 + erf4(s * 0.70710678)) + s * 0.39894228 * exp(-0.5 * min(s * s, vec4<f32>(160.0))); }
         case 4u: {
             let t = tanh4(0.79788456 * (s + 0.044715 * s * s * s));

@@ -87,5 +87,7 @@ where
     let out = out.detach();
     let input = x.clone();
     let again = move || f(&input, Pass::Again);
-    Ok(out.with_node("checkpoint", Vec::new(), Origin::Again(Mutex::new(Some(Box::new(again))))))
+    // The input stands in the list so that long chains are taken apart in a loop; gradients reach it through `f`.
+    let inputs = nodes(&[x]);
+    Ok(out.with_node("checkpoint", inputs, Origin::Again(Mutex::new(Some(Box::new(again))))))
 }

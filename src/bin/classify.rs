@@ -38,6 +38,7 @@ fn run(config: &Config) -> anyhow::Result<String> {
         Command::Train(train) => {
             let prepared = TrainRun::prepare(train, common)?;
             let runtime = common.open()?;
+            prepared.check(&runtime)?;
             let out = out.in_folder(prepared.folder());
             out.describe("classify train", common, prepared.settled(), &runtime)?;
             let report = prepared.run(&runtime, train, &out, common.quiet).context("classify train")?;

@@ -85,7 +85,7 @@ impl Schedule {
     #[must_use]
     pub fn lr(&self, base: f64, step: u64, n_steps: u64, steps_per_epoch: u64) -> f64 {
         if step < self.warmup {
-            return base * (step + 1) as f64 / (self.warmup + 1) as f64;
+            return base * (step + 1) as f64 / (self.warmup as f64 + 1.0);
         }
         let per_epoch = steps_per_epoch.max(1);
         let epoch = step / per_epoch;

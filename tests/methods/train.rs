@@ -177,3 +177,23 @@ fn a_checkpointed_function_may_capture_leaves_only() {
     let gradients = leanvision::ops::reduce::sum_all(&y).unwrap().backward().unwrap();
     assert_eq!(gradients.of(&w).unwrap().to_vec::<f32>().unwrap(), [2.0; 4]);
 }
+
+/// A transformer has no statistics over the batch: its parts add up to the whole.
+#[test]
+fn micro_batches_train_as_the_batch_does() {
+    let Some(runtime) = runtime() else { return };
+    let losses = |micro_batch| {
+        let mut flags = flags("vit_small32", 16, 4);
+        flags.images = Some(32);
+        flags.test_images = Some(8);
+        flags.augment = Some(leanvision::methods::classify::Augment::None);
+        flags.train.micro_batch = Some(micro_batch);
+        flags.train.clip = Some(1.0);
+        train(&runtime, &flags).outcome.losses
+    };
+    let (whole, parts) = (losses(16), losses(4));
+    for ((step, whole), (_, parts)) in whole.iter().zip(&parts) {
+        assert!((whole - parts).abs() < 1e-4 * whole, "step {step}: {whole} and {parts}");
+    }
+    assert!(whole[0].1 != whole[3].1, "nothing was learned");
+}

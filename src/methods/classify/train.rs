@@ -10,7 +10,7 @@ use super::config::{Augment, TrainConfig};
 use super::eval::{judge, usual_batch};
 use super::network::scale_shift;
 use crate::data::{self, ImageSet, Normalize, Split, Wanted};
-use crate::methods::training::{Outcome, Recipe, State, Trainer};
+use crate::methods::training::{Outcome, Recipe, State, TrainFlags, Trainer};
 use crate::nn::{Hints, Model, ModelSpec, Rule, Schedule, Training, Weights, initial};
 use crate::ops::augment::{CropFlip, crop_flip};
 use crate::ops::elementwise::from_bytes;
@@ -36,6 +36,8 @@ pub struct Settled {
     pub data: String,
     /// Training images at most.
     pub images: Option<u32>,
+    /// Test images at most.
+    pub test_images: Option<u32>,
     /// Side that pictures are made to.
     pub side: Option<u32>,
     /// Input normalisation.
@@ -123,6 +125,7 @@ impl TrainRun {
         let mut spec = network(&arch, width)?;
         let data = given(&config.data, before_ref.map(|b| &b.data), || "shapes".into());
         let images = config.images.or(before_ref.and_then(|b| b.images));
+        let test_images = config.test_images.or(before_ref.and_then(|b| b.test_images));
         let side = config.side.or(before_ref.and_then(|b| b.side));
         let seed = before_ref.filter(|_| common.seed == 0).map_or(common.seed, |b| b.recipe.seed);
         let open = |split, n: Option<u32>| {
@@ -131,13 +134,9 @@ impl TrainRun {
         };
         let (train, test) = match own {
             Some(sets) => sets,
-            None => (open(Split::Train, images)?, open(Split::Test, config.test_images)?),
+            None => (open(Split::Train, images)?, open(Split::Test, test_images)?),
         };
-        for set in [&train, &test] {
-            if set.is_empty() {
-                return Err(Error::Input(format!("{}: no image in it", set.name)));
-            }
-        }
+        judgeable(&train, &test)?;
         spec.set_classes(train.n_classes);
         spec.set_channels(train.channels);
         if spec.image_is_fixed() && [train.height, train.width] != [spec.image(); 2] {
@@ -157,11 +156,22 @@ impl TrainRun {
         if !(0.0..1.0).contains(&label_smoothing) {
             return Err(Error::Input(format!("--label-smoothing {label_smoothing}: at least 0 and below 1 wanted")));
         }
-        let usual = before_ref.map_or_else(|| usual_recipe(&spec, train.len()), |b| b.recipe.clone());
+        let usual = before_ref.map_or_else(|| usual_recipe(&spec, train.len(), &config.train), |b| b.recipe.clone());
         let recipe = Recipe::settle(&config.train, Recipe { seed, ..usual }, train.len())?;
         let recompute = config.train.recompute || before_ref.is_some_and(|b| b.recompute);
-        let settled =
-            Settled { arch, width, data, images, side, normalize, augment, label_smoothing, recompute, recipe };
+        let settled = Settled {
+            arch,
+            width,
+            data,
+            images,
+            test_images,
+            side,
+            normalize,
+            augment,
+            label_smoothing,
+            recompute,
+            recipe,
+        };
         let run = Self {
             settled,
             spec,
@@ -205,6 +215,35 @@ impl TrainRun {
         let copies = 2 + recipe.rule.n_moments() as u64 + u64::from(recipe.ema.is_some());
         let image_bytes = self.train.images.len().min(RESIDENT_BYTES) as u64;
         Ok(4 * plan.params.n_trained() * copies + kept * recipe.micro_batch as u64 + image_bytes)
+    }
+
+    /// Whether an adapter can hold the tensors of a micro-batch, found out before any work is done.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if the largest passes what a kernel may bind.
+    pub fn check(&self, runtime: &Runtime) -> Result<()> {
+        let profile = runtime.profile();
+        let summary = self.spec.plan().summary([self.train.height, self.train.width])?;
+        let largest = summary.rows.iter().map(|row| row.output.iter().product::<usize>() as u64).max().unwrap_or(0);
+        let batch = self.settled.recipe.micro_batch;
+        let (asked, limit) =
+            (4 * largest * batch as u64, profile.limits.binding_bytes.min(profile.limits.buffer_bytes));
+        if let Some(limit) =
+            runtime.options().memory_limit.filter(|limit| self.memory_bytes().is_ok_and(|n| n > *limit))
+        {
+            let asked = self.memory_bytes()?;
+            return Err(Error::Limit {
+                what: "bytes of training".into(),
+                asked,
+                limit,
+                adapter: "the memory limit".into(),
+            });
+        }
+        if asked <= limit {
+            return Ok(());
+        }
+        let what = format!("bytes of the largest tensor at {batch} images at once, which --micro-batch lowers");
+        Err(Error::Limit { what, asked, limit, adapter: profile.name.clone() })
     }
 
     /// Trains to the end, or as far as the flags say, then judges the network on the test images.
@@ -279,7 +318,9 @@ impl TrainRun {
             backend: profile.backend.to_string(),
             driver: format!("{} {}", profile.driver, profile.driver_info),
         };
-        if let Some(top1) = report.top1 {
+        let known =
+            before.iter().any(|line| line["step"].as_u64() == Some(trainer.step()) && line.get("top1").is_some());
+        if let Some(top1) = report.top1.filter(|_| !known) {
             metrics.log(&serde_json::json!({ "step": trainer.step(), "top1": top1 }))?;
         }
         if let Some(folder) = self.folder() {
@@ -335,6 +376,31 @@ impl TrainRun {
     }
 }
 
+/// An error unless a network that learns from one set can be judged by the other.
+fn judgeable(train: &ImageSet, test: &ImageSet) -> Result<()> {
+    for set in [train, test] {
+        if set.is_empty() {
+            return Err(Error::Input(format!("{}: no image in it", set.name)));
+        }
+    }
+    let kind = |set: &ImageSet| (set.height, set.width, set.channels, set.n_classes);
+    if kind(train) != kind(test) {
+        let text = |set: &ImageSet| {
+            let (height, width, channels, classes) = kind(set);
+            format!("{height}x{width}x{channels} in {classes} classes")
+        };
+        let message = format!("training images are {}, test images {}", text(train), text(test));
+        return Err(Error::Input(format!("{}: {message}", train.name)));
+    }
+    // A source without halves is taken whole for either.
+    let n = train.images.len().min(test.images.len());
+    if train.images[..n] == test.images[..n] {
+        let message = "the test images are those it would learn from; folders have train/ and test/";
+        return Err(Error::Input(format!("{}: {message}", train.name)));
+    }
+    Ok(())
+}
+
 /// The flag, else what the run before had, else the usual.
 fn given<T: Clone>(flag: &Option<T>, before: Option<&T>, usual: impl FnOnce() -> T) -> T {
     flag.clone().or_else(|| before.cloned()).unwrap_or_else(usual)
@@ -372,9 +438,10 @@ fn network(arch: &str, width: f64) -> Result<ModelSpec> {
 
 /// The usual recipe: He et al. 2015 for convolutional networks (SGD, momentum 0.9, decay 1e-4), `DeiT`'s for transformers
 /// (`AdamW`, decay 0.05, warm-up), both with a cosine over ten epochs.
-fn usual_recipe(spec: &ModelSpec, n: usize) -> Recipe {
-    let batch = 128.min(n.max(1));
-    let steps = 10 * (n / batch).max(1) as u64;
+fn usual_recipe(spec: &ModelSpec, n: usize, flags: &TrainFlags) -> Recipe {
+    let batch = flags.batch.unwrap_or(128).clamp(1, n.max(1));
+    let per_epoch = (n / batch).max(1) as f64;
+    let steps = flags.steps.unwrap_or((flags.epochs.unwrap_or(10.0) * per_epoch).round() as u64);
     let recipe = Recipe {
         steps,
         batch,
@@ -432,6 +499,9 @@ fn splice(outcome: &mut Outcome, before: &[Value]) {
         before.iter().filter_map(|line| Some((line.get("step")?.as_u64()?, line.get(key)?.as_f64()?))).collect()
     };
     outcome.losses = read("loss").into_iter().chain(outcome.losses.iter().copied()).collect();
+    if outcome.loss_last.is_nan() {
+        outcome.loss_last = outcome.losses.last().map_or(f64::NAN, |(_, loss)| *loss);
+    }
     outcome.evaluations = read("top1").into_iter().chain(outcome.evaluations.iter().copied()).collect();
 }
 

@@ -56,16 +56,17 @@ impl Recipe {
         if steps > u64::from(u32::MAX) {
             return wrong(format!("{steps} steps asked for, up to {} are counted", u32::MAX));
         }
-        let micro_batch = flags.micro_batch.unwrap_or(batch);
+        let micro_batch = flags.micro_batch.unwrap_or(if batch == usual.batch { usual.micro_batch } else { batch });
         if micro_batch == 0 || !batch.is_multiple_of(micro_batch) {
             return wrong(format!("--micro-batch {micro_batch} does not divide the batch of {batch}"));
         }
         let rule = flags.rule(usual.rule)?;
         for (name, value, range) in [
-            ("--lr", flags.lr, 0.0..f64::INFINITY),
-            ("--decay", flags.decay, 0.0..f64::INFINITY),
-            ("--clip", flags.clip, f64::MIN_POSITIVE..f64::INFINITY),
-            ("--ema", flags.ema, 0.0..1.0),
+            ("--lr", flags.lr, 0.0..1e30),
+            ("--decay", flags.decay, 0.0..1e30),
+            ("--clip", flags.clip, 1e-30..1e30),
+            // The largest f32 below 1.
+            ("--ema", flags.ema, 0.0..0.999_999_94),
         ] {
             if let Some(value) = value.filter(|value| !range.contains(value)) {
                 return wrong(format!("{name} {value}: wanted at least {} and below {}", range.start, range.end));

@@ -1,39 +1,61 @@
 //! Ctrl-C and SIGTERM, noted and acted upon at the end of a step.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::{SigId, flag, low_level};
+use signal_hook::flag;
 
-/// Notes signals while it lives; a second one of the same kind ends the process at once.
-#[derive(Debug)]
-pub(super) struct Signals {
+/// What the handlers share. Signals belong to the process, so this is one of a kind; it is set up when the first run starts.
+struct Shared {
+    /// No run is on: signals do what they always do.
+    idle: Arc<AtomicBool>,
+    /// The signal that came during this run, 0 before.
     seen: Arc<AtomicUsize>,
-    ids: Vec<SigId>,
+    /// One came already, by signal: the next ends the process at once.
+    armed: [Arc<AtomicBool>; 2],
 }
 
-impl Signals {
-    /// Takes over both signals; where the system has none, nothing is ever noted.
-    pub(super) fn watch() -> Self {
-        let seen = Arc::new(AtomicUsize::new(0));
-        let mut ids = Vec::new();
-        for signal in [SIGINT, SIGTERM] {
-            let armed = Arc::new(std::sync::atomic::AtomicBool::new(false));
-            // In this order: the first arrival finds the flag unset and sets it, the second ends the process.
+const SIGNALS: [i32; 2] = [SIGINT, SIGTERM];
+
+fn shared() -> &'static Shared {
+    static SHARED: OnceLock<Shared> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        let shared = Shared { idle: Arc::default(), seen: Arc::default(), armed: Default::default() };
+        for (signal, armed) in SIGNALS.into_iter().zip(&shared.armed) {
+            // In this order: the first arrival finds its flag unset and sets it, the second ends the process.
             let handlers = [
-                flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&armed)),
-                flag::register(signal, armed),
-                flag::register_usize(signal, Arc::clone(&seen), signal.unsigned_abs() as usize),
+                flag::register_conditional_default(signal, Arc::clone(&shared.idle)),
+                flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(armed)),
+                flag::register(signal, Arc::clone(armed)),
+                flag::register_usize(signal, Arc::clone(&shared.seen), signal.unsigned_abs() as usize),
             ];
-            ids.extend(handlers.into_iter().flatten());
+            // Where the system has no such signal, nothing is ever noted.
+            for error in handlers.into_iter().filter_map(Result::err) {
+                log::debug!("signal {signal}: {error}");
+            }
         }
-        Self { seen, ids }
+        shared
+    })
+}
+
+/// Notes signals while it lives; a second one of the same kind ends the process at once, and afterwards signals do what they
+/// do by default.
+#[derive(Debug)]
+pub(super) struct Signals(());
+
+impl Signals {
+    pub(super) fn watch() -> Self {
+        let shared = shared();
+        shared.seen.store(0, Ordering::SeqCst);
+        shared.armed.iter().for_each(|armed| armed.store(false, Ordering::SeqCst));
+        shared.idle.store(false, Ordering::SeqCst);
+        Self(())
     }
 
-    /// The signal that came, with the exit code that a shell expects.
+    /// The signal that came, as the exit code that a shell expects.
     pub(super) fn came(&self) -> Option<u8> {
-        match self.seen.load(Ordering::Relaxed) {
+        match shared().seen.load(Ordering::SeqCst) {
             0 => None,
             signal => Some(128 + signal as u8),
         }
@@ -42,8 +64,6 @@ impl Signals {
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        self.ids.drain(..).for_each(|id| {
-            low_level::unregister(id);
-        });
+        shared().idle.store(true, Ordering::SeqCst);
     }
 }

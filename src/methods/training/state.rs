@@ -48,6 +48,8 @@ pub struct State {
     pub step: u64,
     /// Loss of the first step.
     pub loss_first: f64,
+    /// Sum and number of the losses that no line of metrics holds yet.
+    pub open: (f64, u64),
     /// Trained parameters.
     pub weights: Vec<Vec<f32>>,
     /// The optimizer's moments, by moment.
@@ -61,8 +63,10 @@ pub struct State {
 impl State {
     /// The first value that is no number, with its tensor.
     pub(super) fn not_finite(&self, layout: &Layout) -> Option<String> {
-        let tensors = layout.trained.iter().zip(&self.weights).chain(layout.buffers.iter().zip(&self.buffers));
-        tensors.into_iter().find(|(_, values)| values.iter().any(|v| !v.is_finite())).map(|((name, _), _)| name.clone())
+        let groups = [&self.weights].into_iter().chain(&self.moments).chain(&self.average);
+        let trained = groups.flat_map(|values| layout.trained.iter().zip(values));
+        let mut tensors = trained.chain(layout.buffers.iter().zip(&self.buffers));
+        tensors.find(|(_, values)| values.iter().any(|v| !v.is_finite())).map(|((name, _), _)| name.clone())
     }
 
     /// Writes it; the file appears whole or not at all.
@@ -77,6 +81,8 @@ impl State {
             ("config".into(), config.to_string()),
             ("step".into(), self.step.to_string()),
             ("loss_first".into(), self.loss_first.to_bits().to_string()),
+            ("open_sum".into(), self.open.0.to_bits().to_string()),
+            ("open_n".into(), self.open.1.to_string()),
         ]);
         let groups = [self.weights].into_iter().chain(self.moments).chain(self.average).chain([self.buffers]);
         let list = layout.params();
@@ -90,14 +96,15 @@ impl State {
     /// [`Error::Input`] with every setting that differs.
     pub(super) fn read(path: &Path, layout: &Layout, config: &Value) -> Result<Self> {
         let checkpoint = Checkpoint::read(path)?;
-        let (there, step, loss_first) = head(path, checkpoint.header().metadata())?;
+        let (there, head) = head(path, checkpoint.header().metadata())?;
         same_config(&path.display().to_string(), &there, config)?;
         let mut values = checkpoint.load(&layout.params(), "this run")?.into_inner().into_iter();
         let mut group = |n: usize| values.by_ref().take(n).collect::<Vec<_>>();
         let n = layout.trained.len();
         Ok(Self {
-            step,
-            loss_first,
+            step: head.step,
+            loss_first: head.loss_first,
+            open: head.open,
             weights: group(n),
             moments: (0..layout.n_moments).map(|_| group(n)).collect(),
             average: layout.has_average.then(|| group(n)),
@@ -114,8 +121,15 @@ impl State {
     }
 }
 
-/// Configuration, step and first loss, if the file is one of ours.
-fn head(path: &Path, metadata: &BTreeMap<String, String>) -> Result<(Value, u64, f64)> {
+/// What a checkpoint says of itself.
+struct Head {
+    step: u64,
+    loss_first: f64,
+    open: (f64, u64),
+}
+
+/// Configuration and counters, if the file is one of ours.
+fn head(path: &Path, metadata: &BTreeMap<String, String>) -> Result<(Value, Head)> {
     let get = |key: &str| metadata.get(key).map(String::as_str);
     if get("kind") != Some(KIND) {
         return Err(Error::file(path, "no checkpoint of a training run; weights alone do not say how to go on"));
@@ -127,8 +141,12 @@ fn head(path: &Path, metadata: &BTreeMap<String, String>) -> Result<(Value, u64,
         return Err(Error::file(path, format!("{there}; this is version {ours}, format {FORMAT}, and might differ")));
     }
     let damaged = || Error::file(path, "a checkpoint whose head is damaged");
+    let number = |key: &str| get(key).and_then(|text| text.parse::<u64>().ok()).ok_or_else(damaged);
     let config = get("config").and_then(|text| serde_json::from_str(text).ok()).ok_or_else(damaged)?;
-    let step = get("step").and_then(|text| text.parse().ok()).ok_or_else(damaged)?;
-    let bits = get("loss_first").and_then(|text| text.parse().ok()).ok_or_else(damaged)?;
-    Ok((config, step, f64::from_bits(bits)))
+    let head = Head {
+        step: number("step")?,
+        loss_first: f64::from_bits(number("loss_first")?),
+        open: (f64::from_bits(number("open_sum")?), number("open_n")?),
+    };
+    Ok((config, head))
 }

@@ -21,6 +21,8 @@ use crate::{Error, Result, Runtime, Tensor};
 
 /// The checkpoint's name in a run's folder.
 const CHECKPOINT: &str = "checkpoint.safetensors";
+/// Losses on their way to the host at most.
+const MAX_PENDING: u64 = 64;
 
 /// Items of one micro-batch.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +42,7 @@ pub struct Outcome {
     pub steps: u64,
     /// Loss of the run's first step.
     pub loss_first: f64,
-    /// Mean loss of the last steps, as many as one line of `metrics.jsonl` holds.
+    /// Mean loss behind the last line of `metrics.jsonl`, or of that line.
     pub loss_last: f64,
     /// Seconds of this call, evaluations and checkpoints included.
     pub seconds: f64,
@@ -75,6 +77,7 @@ pub struct Trainer {
     order: Order,
     step: u64,
     loss_first: f64,
+    open: (f64, u64),
     folder: Option<PathBuf>,
 }
 
@@ -100,6 +103,9 @@ impl Trainer {
             n_moments: recipe.rule.n_moments(),
             has_average: recipe.ema.is_some(),
         };
+        if let Some(folder) = folder.filter(|_| resume) {
+            crate::files::remove_leftovers(folder, CHECKPOINT);
+        }
         let path = folder.map(|folder| folder.join(CHECKPOINT)).filter(|path| resume && path.exists());
         let state = path.map(|path| State::read(&path, &layout, &config)).transpose()?;
         if let Some(state) = &state {
@@ -128,6 +134,7 @@ impl Trainer {
             order: Order::new(n as u32, recipe.batch, recipe.seed),
             step: state.as_ref().map_or(0, |state| state.step),
             loss_first: state.as_ref().map_or(f64::NAN, |state| state.loss_first),
+            open: state.as_ref().map_or((0.0, 0), |state| state.open),
             runtime: runtime.clone(),
             recipe: recipe.clone(),
             config,
@@ -185,56 +192,86 @@ impl Trainer {
         loss: &mut dyn FnMut(&Batch<'_>) -> Result<Tensor>,
         evaluate: &mut dyn FnMut(u64) -> Result<f64>,
     ) -> Result<Outcome> {
+        let last = flags.stop_after.map_or(self.recipe.steps, |n| self.recipe.steps.min(self.step.saturating_add(n)));
+        self.steps_to(last, flags, metrics, quiet, loss, evaluate).map_err(|error| self.with_checkpoint(error))
+    }
+
+    fn steps_to(
+        &mut self,
+        last: u64,
+        flags: &TrainFlags,
+        metrics: &mut Metrics,
+        quiet: bool,
+        loss: &mut dyn FnMut(&Batch<'_>) -> Result<Tensor>,
+        evaluate: &mut dyn FnMut(u64) -> Result<f64>,
+    ) -> Result<Outcome> {
         let signals = Signals::watch();
         let start = Instant::now();
-        let mut log = Log::new(metrics, self.loss_first, flags.log_every);
-        let last = flags.stop_after.map_or(self.recipe.steps, |n| self.recipe.steps.min(self.step + n));
+        let mut log = Log::new(metrics, self.loss_first, self.open, flags.log_every);
         let mut progress = Progress::new("train", self.recipe.steps, "steps", quiet);
         progress.skip(self.step);
         let mut clock = Clock::default();
         let mut evaluations = Vec::new();
+        // A state that is written once the next loss is known to be a number.
+        let mut held: Option<State> = None;
         let first = self.step;
+        // The first step compiles; where it is the only one, it is all there is to measure.
+        let warm = if last - first.min(last) > 1 { first + 1 } else { first };
         while self.step < last {
-            if self.step == first + 1 {
+            if self.step == warm {
                 self.runtime.sync()?;
                 clock.start(&self.runtime);
             }
             let recording = ThreadTime::now();
-            let (value, lr) = self.one_step(loss).map_err(|e| self.with_checkpoint(e))?;
-            clock.recorded += recording.elapsed();
+            let (value, lr) = self.one_step(loss)?;
             self.runtime.flush()?;
             self.step += 1;
             log.push(self.step, lr, value.read()?);
-            let arrived = log.drain(2 * flags.log_every as usize).map_err(|e| self.with_checkpoint(e))?;
-            progress.advance(1);
-            if let Some(loss) = arrived {
+            clock.recorded += recording.elapsed();
+            let keep = if held.is_some() { 0 } else { log.every.saturating_mul(2).min(MAX_PENDING) as usize };
+            if let Some(loss) = log.drain(keep)? {
                 progress.note(&format!("loss {}", number(loss)));
             }
-            let signal = signals.came();
+            if let Some(state) = held.take() {
+                self.write(state)?;
+            }
+            progress.advance(1);
             let done = self.step == last;
+            let signal = signals.came();
             let evaluated = !done && flags.eval_every.is_some_and(|every| self.step.is_multiple_of(every));
             if done || signal.is_some() || evaluated || self.step.is_multiple_of(flags.checkpoint_every) {
                 self.runtime.sync()?;
                 clock.stop();
-                log.drain(0).and_then(|_| log.end_line(self.step, lr)).map_err(|e| self.with_checkpoint(e))?;
-                self.loss_first = log.loss_first;
-                let saved = self.save()?;
-                if let Some(code) = signal {
-                    return Err(Error::Interrupted { code, message: self.stopped(saved.as_deref()) });
-                }
-                if evaluated {
+                log.drain(0)?;
+                (self.loss_first, self.open) = (log.loss_first, log.open);
+                if evaluated && signal.is_none() {
                     let figure = evaluate(self.step)?;
                     log.metrics.log(&json!({ "step": self.step, "top1": figure }))?;
                     evaluations.push((self.step, figure));
                 }
+                // Also without a folder the last state is looked at.
+                if self.folder.is_some() || done {
+                    let state = self.good_state()?;
+                    if done || signal.is_some() {
+                        self.write(state)?;
+                    } else {
+                        held = Some(state);
+                    }
+                }
+                if let Some(code) = signals.came() {
+                    if let Some(state) = held.take() {
+                        self.write(state)?;
+                    }
+                    return Err(Error::Interrupted { code, message: self.stopped() });
+                }
                 clock.start(&self.runtime);
             }
         }
-        let steps = clock.steps(self.step - first);
+        let steps = clock.steps(self.step.saturating_sub(warm));
         Ok(Outcome {
             steps: self.step,
             loss_first: log.loss_first,
-            loss_last: log.loss_last,
+            loss_last: if log.open.1 > 0 { log.open.0 / log.open.1 as f64 } else { log.loss_last },
             seconds: start.elapsed().as_secs_f64(),
             items_per_s: steps * self.recipe.batch as f64 / clock.busy.as_secs_f64(),
             dispatches_per_step: clock.dispatches as f64 / steps,
@@ -265,6 +302,9 @@ impl Trainer {
         }
         // Gradients are whole here: an exchange between devices would work on `self.arena.gradients()`.
         let lr = recipe.schedule.lr(recipe.lr, self.step, recipe.steps, self.order.steps_per_epoch());
+        if !(lr as f32).is_finite() {
+            return Err(Error::Failed(format!("step {}: the learning rate is {lr}", self.step + 1)));
+        }
         self.optimizer.step(&self.arena, lr)?;
         if let Some(average) = &self.average {
             average.update(&self.arena)?;
@@ -281,6 +321,7 @@ impl Trainer {
         Ok(State {
             step: self.step,
             loss_first: self.loss_first,
+            open: self.open,
             weights: self.arena.read(&self.arena.values())?,
             moments: self.optimizer.moments().iter().map(|m| self.arena.read(m)).collect::<Result<_>>()?,
             average: self.average.as_ref().map(|average| self.arena.read(average.flats())).transpose()?,
@@ -288,35 +329,42 @@ impl Trainer {
         })
     }
 
-    /// Writes a checkpoint, if the run has a folder; answers its path.
-    fn save(&self) -> Result<Option<PathBuf>> {
-        let Some(folder) = &self.folder else { return Ok(None) };
-        let state = self.state().map_err(|e| self.with_checkpoint(e))?;
-        if let Some(name) = state.not_finite(&self.layout) {
-            let message = format!("step {}: {name} holds values that are no numbers", self.step);
-            return Err(self.with_checkpoint(Error::Failed(message)));
+    /// The state, if all of it is numbers.
+    fn good_state(&self) -> Result<State> {
+        let state = self.state()?;
+        match state.not_finite(&self.layout) {
+            Some(name) => {
+                Err(Error::Failed(format!("step {}: {name} or its moments hold values that are no numbers", self.step)))
+            }
+            None => Ok(state),
         }
-        let path = folder.join(CHECKPOINT);
-        state.write(&path, &self.layout, &self.config).map_err(|e| self.with_checkpoint(e))?;
-        Ok(Some(path))
+    }
+
+    /// Writes a checkpoint, if the run has a folder.
+    fn write(&self, state: State) -> Result<()> {
+        self.checkpoint().map_or(Ok(()), |path| state.write(&path, &self.layout, &self.config))
+    }
+
+    fn checkpoint(&self) -> Option<PathBuf> {
+        self.folder.as_ref().map(|folder| folder.join(CHECKPOINT))
     }
 
     /// The error with what is left to go on from.
     fn with_checkpoint(&self, error: Error) -> Error {
-        let path = self.folder.as_ref().map(|folder| folder.join(CHECKPOINT)).filter(|path| path.exists());
-        let Some(path) = path else { return error };
+        let Some(path) = self.checkpoint().filter(|path| path.exists()) else { return error };
         let rest = format!("; the last good checkpoint is {}", path.display());
         match error {
             Error::DeviceLost(message) => Error::DeviceLost(message + &rest),
+            Error::OutOfMemory { asked, report } => Error::OutOfMemory { asked, report: report + &rest },
             Error::Failed(message) => Error::Failed(message + &rest),
             Error::Write { path, message } => Error::Write { path, message: message + &rest },
             other => other,
         }
     }
 
-    fn stopped(&self, saved: Option<&Path>) -> String {
+    fn stopped(&self) -> String {
         let done = format!("stopped after step {} of {}", self.step, self.recipe.steps);
-        match (saved, &self.folder) {
+        match (self.checkpoint(), &self.folder) {
             (Some(path), Some(folder)) => {
                 format!("{done}; checkpoint in {}, --resume {} goes on", path.display(), folder.display())
             }
@@ -349,10 +397,10 @@ impl Clock {
         }
     }
 
-    /// Steps that were measured, of `n`: all but the first.
+    /// `n`, the steps that were measured.
     fn steps(&mut self, n: u64) -> f64 {
         self.stop();
-        n.saturating_sub(1) as f64
+        n as f64
     }
 
     fn host_ms(&self, steps: f64) -> f64 {
@@ -365,21 +413,20 @@ struct Log<'a> {
     metrics: &'a mut Metrics,
     pending: VecDeque<(u64, f64, Read<f32>)>,
     every: u64,
-    sum: f64,
-    n: u64,
+    /// Sum and number of the losses that no line holds yet.
+    open: (f64, u64),
     loss_first: f64,
     loss_last: f64,
     lines: Vec<(u64, f64)>,
 }
 
 impl<'a> Log<'a> {
-    fn new(metrics: &'a mut Metrics, loss_first: f64, every: u64) -> Self {
+    fn new(metrics: &'a mut Metrics, loss_first: f64, open: (f64, u64), every: u64) -> Self {
         Self {
             metrics,
             pending: VecDeque::new(),
-            every,
-            sum: 0.0,
-            n: 0,
+            every: every.max(1),
+            open,
             loss_first,
             loss_last: f64::NAN,
             lines: Vec::new(),
@@ -403,25 +450,16 @@ impl<'a> Log<'a> {
             if self.loss_first.is_nan() {
                 self.loss_first = loss;
             }
-            self.sum += loss;
-            self.n += 1;
+            self.open.0 += loss;
+            self.open.1 += 1;
             if step.is_multiple_of(self.every) || step == 1 {
-                self.line(step, lr)?;
+                self.loss_last = self.open.0 / self.open.1 as f64;
+                self.open = (0.0, 0);
+                self.lines.push((step, self.loss_last));
+                self.metrics.log(&json!({ "step": step, "loss": self.loss_last, "lr": lr }))?;
                 arrived = Some(self.loss_last);
             }
         }
         Ok(arrived)
-    }
-
-    /// A line of what has no line yet, so that a run that goes on from here has the lines that this one has.
-    fn end_line(&mut self, step: u64, lr: f64) -> Result<()> {
-        if self.n == 0 { Ok(()) } else { self.line(step, lr) }
-    }
-
-    fn line(&mut self, step: u64, lr: f64) -> Result<()> {
-        self.loss_last = self.sum / self.n as f64;
-        (self.sum, self.n) = (0.0, 0);
-        self.lines.push((step, self.loss_last));
-        self.metrics.log(&json!({ "step": step, "loss": self.loss_last, "lr": lr }))
     }
 }
