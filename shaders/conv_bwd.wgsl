@@ -8,8 +8,7 @@
 //   plain       one invocation per element, any shape
 // d_w. Rows are (tap, input channel), columns output channels; the pixels are split, and the parts summed afterwards.
 //   plain       one invocation per element and part, any shape
-//   registers   8 invocations x ROWS rows x 16 channels, four pixels at a time
-//   subgroup    the same, d_out loaded once per subgroup of 8 and broadcast
+//   subgroup    8 invocations x ROWS rows x 16 channels, four pixels at a time, d_out loaded once and broadcast
 //   window3     windows of 3 x 3 taps side by side: neighbouring pixels share what they look at
 //   tile        64 rows x 64 channels per workgroup through workgroup memory, any shape
 //   depthwise   one input channel per output channel: 3 x 3 taps x 4 channels per invocation
@@ -285,7 +284,7 @@ fn conv_plain_bwd_w(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgr
     conv_bwd_w_part[i] = sum;
 }
 
-// ---- registers and subgroup: rows m, m + 8, .. of a block of 8 ROWS, by 16 channels of a group ----
+// ---- subgroup: rows m, m + 8, .. of a block of 8 ROWS, by 16 channels of a group ----
 override ROWS: u32 = 9u;     // 9 or 4
 
 // What a workgroup computes: part of the pixels, first row, channels in fours, and the group's first input channel.
@@ -381,34 +380,6 @@ fn conv_d_out4(pixel: u32, end: u32, o4: u32) -> vec4<f32> {
 fn conv_d_out16(pixel: u32, end: u32, o: vec4<u32>) -> mat4x4<f32> {
     return mat4x4<f32>(conv_d_out4(pixel, end, o.x), conv_d_out4(pixel, end, o.y), conv_d_out4(pixel, end, o.z),
                        conv_d_out4(pixel, end, o.w));
-}
-
-@compute @workgroup_size(8)
-fn conv_registers_bwd_w(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
-                        @builtin(local_invocation_index) local: u32) {
-    let p = conv_bwd_params;
-    let block = conv_weight_block(group_id(group, n_groups));
-    let rows = conv_lane_rows(block, local);
-    let o = min(vec4<u32>(block.o4) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(block.end4 - 1u));
-    let start = block.part * p.part;
-    let end = min(start + p.part, p.n_pixels);
-    var at = conv_pixel(start);
-    var sum: ConvWeightSums;
-    for (var pixel = start; pixel < end; pixel += 4u) {
-        var four: ConvFour;
-        four.a = conv_window(at, true, p.ci);
-        at = conv_next(at);
-        four.b = conv_window(at, pixel + 1u < end, p.ci);
-        at = conv_next(at);
-        four.c = conv_window(at, pixel + 2u < end, p.ci);
-        at = conv_next(at);
-        four.d = conv_window(at, pixel + 3u < end, p.ci);
-        at = conv_next(at);
-        let panel = ConvPanel(conv_d_out16(pixel, end, o), conv_d_out16(pixel + 1u, end, o), conv_d_out16(pixel + 2u, end, o),
-                              conv_d_out16(pixel + 3u, end, o));
-        conv_weight_step(&sum, panel, four, rows);
-    }
-    conv_weight_finish(block, local, sum);
 }
 
 fn conv_share(a: vec4<f32>, b: vec4<f32>) -> ConvPanel {

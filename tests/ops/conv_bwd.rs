@@ -287,7 +287,7 @@ fn wrong_gradients_are_refused() {
     let Some(runtime) = runtime() else { return };
     let Setting { tensors: [x, w, d], conv, .. } = setting(&runtime, [1, 5, 5, 6], [3, 3, 6, 7], SAME, DType::F32);
     let by = |variant| weight_gradient_with(variant, &x, &d, [3, 3], &conv);
-    assert!(matches!(by(WeightVariant::Registers), Err(Error::Feature { .. })));
+    assert!(matches!(by(WeightVariant::Subgroup), Err(Error::Feature { .. })));
     assert!(matches!(by(WeightVariant::Depthwise), Err(Error::Feature { .. })));
     assert!(matches!(by(WeightVariant::Matmul), Err(Error::Feature { .. })));
     let other = input_gradient_with(InputVariant::Plain, &d, &w, [1, 6, 5, 6], &conv);

@@ -79,7 +79,6 @@ const WEAVE_VEC4: Kernel =
     kernel("conv_weave_vec4_bwd_x", &[Read, Read, Read, Read, Write]).params::<ConvWeaveParams>();
 const PLAIN_BWD_X: Kernel = kernel("conv_plain_bwd_x", &[Read, Read, Write]).params::<ConvBwdParams>();
 const PLAIN_BWD_W: Kernel = weight_kernel("conv_plain_bwd_w");
-const REGISTERS_BWD_W: Kernel = weight_kernel("conv_registers_bwd_w").overrides(ROWS);
 const SUBGROUP_BWD_W: Kernel = weight_kernel("conv_subgroup_bwd_w").overrides(ROWS).needs(&[Need::SubgroupOf(8)]);
 const WINDOW3_BWD_W: Kernel =
     weight_kernel("conv_window3_bwd_w").overrides(&[("STEP_X", &[1, 2])]).needs(&[Need::SubgroupOf(8)]);
@@ -87,18 +86,8 @@ const DEPTHWISE_BWD_W: Kernel = weight_kernel("conv_depthwise_bwd_w");
 const TILE_BWD_W: Kernel = weight_kernel("conv_tile_bwd_w");
 
 /// The kernels of the gradients.
-pub const KERNELS: &[Kernel] = &[
-    TURN,
-    WEAVE,
-    WEAVE_VEC4,
-    PLAIN_BWD_X,
-    PLAIN_BWD_W,
-    REGISTERS_BWD_W,
-    SUBGROUP_BWD_W,
-    WINDOW3_BWD_W,
-    DEPTHWISE_BWD_W,
-    TILE_BWD_W,
-];
+pub const KERNELS: &[Kernel] =
+    &[TURN, WEAVE, WEAVE_VEC4, PLAIN_BWD_X, PLAIN_BWD_W, SUBGROUP_BWD_W, WINDOW3_BWD_W, DEPTHWISE_BWD_W, TILE_BWD_W];
 
 /// How the gradient of the input is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -117,10 +106,8 @@ pub enum InputVariant {
 pub enum WeightVariant {
     /// One weight per invocation, any shape: what the others are checked against.
     Plain,
-    /// 72 or 32 taps and input channels by 16 output channels per workgroup of 8, in registers; output channels of a
-    /// group in fours.
-    Registers,
-    /// The same with the gradient broadcast, on adapters whose subgroups have 8 invocations.
+    /// 72 or 32 taps and input channels by 16 output channels per workgroup of 8, in registers, the gradient broadcast, on
+    /// adapters whose subgroups have 8 invocations; output channels of a group in fours.
     Subgroup,
     /// As `Subgroup`, for windows of 3 x 3 side by side, a stride of 1 or 2 across, and rows of outputs in fours, whose
     /// neighbours share what they read; 8 input channels per workgroup.
@@ -135,14 +122,12 @@ pub enum WeightVariant {
 
 impl WeightVariant {
     /// Every variant.
-    pub const ALL: &[Self] =
-        &[Self::Plain, Self::Registers, Self::Subgroup, Self::Window3, Self::Depthwise, Self::Tile, Self::Matmul];
+    pub const ALL: &[Self] = &[Self::Plain, Self::Subgroup, Self::Window3, Self::Depthwise, Self::Tile, Self::Matmul];
 
     fn kernel(self) -> &'static Kernel {
         match self {
             // Its kernels are those of another family, which runs on every adapter, as plain does.
             Self::Plain | Self::Matmul => &PLAIN_BWD_W,
-            Self::Registers => &REGISTERS_BWD_W,
             Self::Subgroup => &SUBGROUP_BWD_W,
             Self::Window3 => &WINDOW3_BWD_W,
             Self::Depthwise => &DEPTHWISE_BWD_W,
@@ -157,7 +142,7 @@ impl WeightVariant {
         let co_group = co / conv.groups.max(1);
         let shape = match self {
             Self::Plain | Self::Tile => true,
-            Self::Registers | Self::Subgroup => co_group.is_multiple_of(4),
+            Self::Subgroup => co_group.is_multiple_of(4),
             Self::Window3 => {
                 let side_by_side = [kh, kw] == [3; 2] && conv.dilation == [1; 2] && conv.stride[1] <= 2;
                 side_by_side && ci_group > 4 && co_group.is_multiple_of(4) && wo.is_multiple_of(4)
@@ -170,7 +155,7 @@ impl WeightVariant {
 
     fn choose(profile: &DeviceProfile, dtype: DType, w: [usize; 4], wo: usize, conv: &Conv2d) -> Self {
         let ladder = if profile.is_software() {
-            [Self::Depthwise, Self::Matmul, Self::Window3, Self::Subgroup, Self::Registers]
+            [Self::Depthwise, Self::Matmul, Self::Window3, Self::Subgroup, Self::Plain]
         } else if w[3] / conv.groups.max(1) < 8 {
             // A tile for a handful of channels would mostly compute what nobody stores.
             [Self::Depthwise, Self::Matmul, Self::Plain, Self::Plain, Self::Plain]
@@ -534,7 +519,7 @@ fn weight_gradient_by(
     let threads = |n: usize| n.div_ceil(WG_SIZE as usize);
     let (n_blocks, n_each) = match variant {
         WeightVariant::Plain | WeightVariant::Matmul => (0, threads(n_rows * co)),
-        WeightVariant::Registers | WeightVariant::Subgroup => {
+        WeightVariant::Subgroup => {
             let n_blocks = groups * (co / groups).div_ceil(16);
             (n_blocks, n_blocks * n_rows.div_ceil(8 * rows))
         }
