@@ -115,7 +115,7 @@ impl State {
     /// The configuration that a checkpoint was written with.
     ///
     /// # Errors
-    /// [`Error::File`] as [`State::read`].
+    /// [`Error::File`] for a file that is none of ours, of another version or truncated.
     pub fn config(path: &Path) -> Result<Value> {
         Ok(head(path, crate::nn::Header::read(path)?.metadata())?.0)
     }
