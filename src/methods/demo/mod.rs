@@ -23,7 +23,7 @@ const BINARIES: [[&str; 3]; 3] = [
     [
         "classify",
         "training of networks, accuracy and guesses of trained ones; what one is and costs",
-        "cargo run --release --bin classify -- train --data shapes --epochs 2 --out out/train",
+        "cargo run --release --bin classify -- train --arch resnet20 --width 0.5 --data shapes --steps 400 --batch 64 --lr 0.05 --augment none --out out/train",
     ],
     ["gpubench", "speed of this machine, kernel by kernel", "cargo run --release --bin gpubench -- run --suite quick"],
     ["demo", "this tour", "cargo run --release"],
@@ -80,7 +80,7 @@ pub fn run(
     lines.line("loss", training.report.outcome.losses.iter().map(|&(step, loss)| (step as f64, loss)));
     page.lines(&lines);
     page.command(
-        "cargo run --release --bin classify -- train --arch resnet20 --data shapes --epochs 2 --out out/train",
+        "cargo run --release --bin classify -- train --arch resnet20 --width 0.5 --data shapes --steps 400 --batch 64 --lr 0.05 --augment none --out out/train",
     );
 
     let flags = SuiteFlags { suite: Level::Quick, family: ["conv", "matmul"].map(Into::into).to_vec() };
