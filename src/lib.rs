@@ -25,6 +25,8 @@ pub mod philox;
 pub mod reference;
 pub mod report;
 pub mod runtime;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod tensor;
 
 pub use error::{Error, Result};
