@@ -2,7 +2,7 @@
 
 use crate::support::compare::{Tolerance, compare};
 use crate::support::row::{Row, Shapes, download, row, rows, upload, values};
-use crate::support::{TestRuntime, runtime, short};
+use crate::support::{TestRuntime, runtime, runtime_for, short};
 use leanvision::ops::Act;
 use leanvision::ops::conv::{
     Conv2d, InputVariant, WeightVariant, conv2d, conv2d_residual, conv2d_with, input_gradient, input_gradient_with,
@@ -182,7 +182,7 @@ fn gradients_of_every_variant_are_the_direct_sums() {
 #[test]
 fn long_sums_are_split_and_large_grids_folded() {
     // 4.2 million pixels: more than rounds of a loop, and more than 65,535 workgroups of 64.
-    let Some(runtime) = runtime().filter(|_| !short()) else { return };
+    let Some(runtime) = runtime_for(4_000_000).filter(|_| !short()) else { return };
     let setting = setting(&runtime, [1, 2063, 2039, 1], [1, 1, 1, 4], SAME, DType::F32);
     let [x, w, d] = &setting.arrays;
     let (d_x, d_w) = direct(x, w, d, &setting.conv);

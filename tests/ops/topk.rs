@@ -1,6 +1,6 @@
 use crate::support::compare::{Tolerance, compare};
 use crate::support::row::{download, upload, upload_view, values};
-use crate::support::{runtime, short};
+use crate::support::{limit, runtime, short};
 use leanvision::ops::topk::{TopkVariant, topk, topk_with};
 use leanvision::reference::{Array, topk as reference};
 use leanvision::{DType, Result, Runtime, Tensor};
@@ -49,7 +49,7 @@ fn check(
 ) {
     let Some(runtime) = runtime() else { return };
     let mut failures = Vec::new();
-    for shape in shapes.iter().filter(|s| !short() || s.iter().product::<usize>() <= 100_000) {
+    for shape in shapes.iter().filter(|s| s.iter().product::<usize>() <= if short() { 100_000 } else { limit() }) {
         for &dtype in dtypes.iter().filter(|d| **d != DType::F16 || runtime.profile().features.f16) {
             let x = make(shape, dtype);
             for &variant in variants {
