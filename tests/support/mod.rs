@@ -27,7 +27,19 @@ impl TestRuntime {
         let (simulated, runtime) = idle.swap_remove(at);
         Some(Self { simulated, runtime: Some(runtime) })
     }
+
+    /// Whether a case with `n` elements is small enough for the device.
+    pub fn takes(&self, n: usize) -> bool {
+        let most = if simulated::chosen().is_some() { SANITIZED_ELEMENTS } else { SIMULATED_ELEMENTS };
+        self.simulated.is_none() || n <= most
+    }
 }
+
+/// Elements of a case on the simulated devices of the usual run, at most; `make sanitize` tries larger ones.
+const SIMULATED_ELEMENTS: usize = 600;
+
+/// Elements of a case on the device that `LEANVISION_SIM` names, at most: some 10^7 interpreted operations.
+const SANITIZED_ELEMENTS: usize = 20_000;
 
 impl std::ops::Deref for TestRuntime {
     type Target = Runtime;
@@ -102,7 +114,12 @@ pub fn short() -> bool {
 
 /// Elements that the tensors of a test may have at most: the simulator is slow.
 pub fn limit() -> usize {
-    if simulated::chosen().is_some() { 20_000 } else { usize::MAX }
+    if simulated::chosen().is_some() { SANITIZED_ELEMENTS } else { usize::MAX }
+}
+
+/// The runtime of a test, if there is one, and those on the simulated devices of the usual run.
+pub fn runtimes() -> Vec<TestRuntime> {
+    runtime().into_iter().chain(simulated::usual()).collect()
 }
 
 /// A runtime for a test with tensors of up to `n` elements.

@@ -108,7 +108,7 @@ impl Row {
             if (short() && n > 100_000) || n > limit() {
                 continue;
             }
-            let simulated = if n <= SIMULATED_ELEMENTS { simulated } else { &[] };
+            let simulated: Vec<_> = simulated.iter().filter(|runtime| runtime.takes(n)).collect();
             for &(dtype, tolerance) in &dtypes {
                 let adapter = adapter.filter(|r| dtype != DType::F16 || r.profile().features.f16);
                 if adapter.is_none() && simulated.is_empty() {
@@ -129,7 +129,7 @@ impl Row {
                     }
                     case.backward(runtime, view).unwrap_or_else(|fault| failed(runtime, how, fault));
                 }
-                for runtime in simulated {
+                for runtime in &simulated {
                     match self.simulate(&case, runtime, measured.as_deref(), tolerance) {
                         // What this device does not have, such as another subgroup size than a kernel is made for.
                         Err(Fault::Refused(error @ (Error::Feature { .. } | Error::Limit { .. }))) => {
@@ -178,9 +178,6 @@ impl Row {
         out
     }
 }
-
-/// Cases with more elements do not run on the simulated devices: `make sanitize` tries them.
-const SIMULATED_ELEMENTS: usize = 600;
 
 /// Runs the rows and reports every failure at once.
 pub fn rows(rows: impl IntoIterator<Item = Row>) {
