@@ -456,4 +456,56 @@ mod tests {
         });
         assert!(matches!(Tensor::from_buffer(&runtime, raw, &[16], DType::F32), Err(Error::Feature { .. })));
     }
+
+    #[test]
+    fn launches_run_and_can_run_again() {
+        let device = SimulatedDevice { capture: true, groups_per_dimension: 3, ..SimulatedDevice::default() };
+        for immediates in [true, false] {
+            let runtime = open(SimulatedDevice { immediates, ..device.clone() });
+            let host: Vec<f32> = (0..5000).map(|i| i as f32).collect();
+            let x = Tensor::from_slice(&runtime, &host, &[host.len()]).unwrap();
+            let y = crate::ops::elementwise::affine(&x, 2.0, 1.0).unwrap().to_vec::<f32>().unwrap();
+            assert!(y.iter().zip(&host).all(|(y, x)| *y == 2.0 * x + 1.0));
+            assert!(runtime.take_findings().is_empty() && runtime.simulated_operations() > 5000);
+            assert_eq!(runtime.counts().0, 1);
+            let launches = runtime.take_launches();
+            let [launch] = &launches[..] else { panic!("{} launches", launches.len()) };
+            assert!(launch.uniform != immediates && launch.grid[1] > 1, "{:?}", launch.grid);
+            let program = launch.kernel.program(&launch.types, &launch.overrides, launch.uniform).unwrap();
+            let (outcome, after) = launch.run(&program, &device.options).unwrap();
+            assert!(outcome.findings.is_empty());
+            assert_eq!(after.last().unwrap().read(0, 20_000), bytemuck::cast_slice::<f32, u8>(&y));
+            assert!(launch.bindings.last().unwrap().first_unwritten(0, 20_000).is_some(), "captured before it ran");
+        }
+    }
+
+    #[test]
+    fn the_last_writer_is_named_and_findings_are_counted() {
+        let runtime = open(SimulatedDevice::default());
+        let x = Tensor::empty(&runtime, &[4], DType::F32).unwrap();
+        let y = [0, 1].map(|_| crate::ops::elementwise::affine(&x, 2.0, 1.0).unwrap());
+        let findings = runtime.take_findings();
+        let [unwritten] = &findings[..] else { panic!("{findings:?}") };
+        assert_eq!((unwritten.check, unwritten.kernel.as_str()), (Check::Unwritten, "elementwise/unary_fwd"));
+        assert_eq!((unwritten.place.file.as_str(), unwritten.count % 2), ("elementwise.wgsl", 0));
+        drop(y);
+    }
+
+    #[test]
+    fn threads_share_one_simulated_device() {
+        let runtime = open(SimulatedDevice::default());
+        std::thread::scope(|scope| {
+            for t in 0..4 {
+                let runtime = &runtime;
+                scope.spawn(move || {
+                    for i in 0..20 {
+                        let x = Tensor::full(runtime, &[100], (t * 100 + i) as f32, DType::F32).unwrap();
+                        let y = crate::ops::elementwise::affine(&x, 1.0, 0.5).unwrap().to_vec::<f32>().unwrap();
+                        assert_eq!(y, [(t * 100 + i) as f32 + 0.5; 100]);
+                    }
+                });
+            }
+        });
+        assert!(runtime.take_findings().is_empty());
+    }
 }
