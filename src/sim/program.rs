@@ -214,7 +214,6 @@ pub(super) enum Op {
         rows: u32,
         columns: u32,
         inner: u32,
-        from: Scalar,
         to: Scalar,
     },
     If {
