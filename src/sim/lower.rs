@@ -242,9 +242,7 @@ impl<'a> Compiler<'a> {
                     Some(_) => {
                         let out = self.alloc(n)?;
                         let risk = match (from, to) {
-                            (Scalar::F32 | Scalar::F16, Scalar::I32 | Scalar::U32) => {
-                                Risk::ToInteger { signed: to == Scalar::I32 }
-                            }
+                            (Scalar::F32 | Scalar::F16, Scalar::I32 | Scalar::U32) => Risk::ToInteger,
                             (Scalar::F32, Scalar::F16) => Risk::Half,
                             _ => Risk::None,
                         };
