@@ -10,11 +10,13 @@ use super::types;
 use super::wave::{State, Wave};
 use super::{Access, Outcome};
 use crate::{Error, Result};
-use rayon::prelude::*;
 use std::collections::HashMap;
 
 /// Workgroups that take turns, where the schedule interleaves them.
 const RESIDENT: usize = 4;
+
+/// Invocations of a grid from which threads pay.
+const PARALLEL: u64 = 4096;
 
 /// One run of a program.
 #[derive(Debug)]
@@ -140,14 +142,24 @@ impl<'a> Grid<'a> {
         let mut order: Vec<u32> = (0..n).collect();
         arrange(&mut order, self.options.schedule.order, u64::MAX);
         let options = self.options;
-        let alone = !options.parallel || options.schedule.interleaved || self.code.uses_atomics || n < 2;
-        let parts = if alone { 1 } else { rayon::current_num_threads().min(n as usize) };
+        let alone = !options.parallel
+            || options.schedule.interleaved
+            || self.code.uses_atomics
+            || u64::from(n) * u64::from(self.threads) < PARALLEL;
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let parts = if alone { 1 } else { cores().min(n as usize) };
         let workers: Vec<Worker> = if options.schedule.interleaved {
             vec![self.interleave(&order)?]
         } else if parts == 1 {
             vec![self.in_turn(&order)?]
         } else {
-            order.par_chunks(order.len().div_ceil(parts)).map(|part| self.in_turn(part)).collect::<Result<_>>()?
+            // Threads of its own: a pool's worker that waits might take up another launch on the way.
+            std::thread::scope(|scope| {
+                let parts = order.chunks(order.len().div_ceil(parts));
+                let threads: Vec<_> = parts.map(|part| scope.spawn(|| self.in_turn(part))).collect();
+                let joined = threads.into_iter().map(|thread| thread.join());
+                joined.map(|done| done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect::<Result<_>>()
+            })?
         };
         let operations = workers.iter().map(|worker| worker.operations).sum();
         let mut found: HashMap<(Check, u32), Raw> = HashMap::new();
