@@ -1,6 +1,8 @@
 //! Benchmarks: what an adapter can do at most, and cases over the op families, checked before they are timed.
 
 mod config;
+#[cfg(feature = "sim")]
+pub mod coverage;
 mod figures;
 pub mod kernel;
 mod measure;
