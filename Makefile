@@ -1,6 +1,7 @@
 # make demo               set up, build, run the tour of all methods
 # make test               set up, build, run every test on the main adapter
 # make test-portability   the op tests on the other software adapters, the kernels in a browser
+# make sanitize           every op in the kernel simulator, under six subgroup sizes and five schedules, no GPU needed
 # make bench              speed of every kernel family
 # make bench-peers        the same work beside burn on the same adapter, in turns (builds burn: up to half an hour)
 # make bench-classify     top-1 of the published networks on all their test images (needs LEANVISION_DATA)
@@ -20,7 +21,7 @@ ifndef XDG_RUNTIME_DIR
 export NODEVICE_SELECT ?= 1
 endif
 
-.PHONY: demo test test-portability bench bench-peers bench-classify bench-train lint setup
+.PHONY: demo test test-portability sanitize bench bench-peers bench-classify bench-train lint setup
 
 setup:
 	@bash .ci/setup.sh
@@ -34,6 +35,9 @@ test: setup
 test-portability:
 	@bash .ci/setup.sh portability
 	@bash .ci/portability.sh
+
+sanitize: setup
+	@bash .ci/sanitize.sh
 
 bench: setup
 	cargo bench

@@ -23,10 +23,13 @@ pub struct Buffer {
     pub(super) id: u64,
     /// Bytes a kernel may see: the request rounded up to 16, plus the guard.
     pub(super) bound_bytes: u64,
-    class_bytes: u64,
+    /// The memory itself in a simulated runtime; `raw` then only stands for it.
+    #[cfg(feature = "sim")]
+    pub(super) memory: Option<super::simulated::Memory>,
+    pub(super) class_bytes: u64,
     /// Batch of the last recorded use; a host write before that batch is submitted would overtake it.
     pub(super) last_batch: AtomicU64,
-    owner: Weak<Inner>,
+    pub(super) owner: Weak<Inner>,
 }
 
 impl Buffer {
@@ -41,6 +44,10 @@ impl Drop for Buffer {
         let Some(inner) = self.owner.upgrade() else { return };
         if self.class_bytes == 0 {
             return; // A host's buffer.
+        }
+        #[cfg(feature = "sim")]
+        if self.memory.is_some() {
+            return inner.pool.lock().unwrap_or_else(PoisonError::into_inner).forget(self.class_bytes);
         }
         let free = Free { raw: self.raw.clone(), id: self.id, last_batch: self.last_batch.load(Ordering::Relaxed) };
         inner.pool.lock().unwrap_or_else(PoisonError::into_inner).put(self.class_bytes, free);
@@ -78,6 +85,22 @@ impl Pool {
     fn put(&mut self, class_bytes: u64, free: Free) {
         self.stats.used_bytes -= class_bytes;
         self.free.entry(class_bytes).or_default().push(free);
+    }
+
+    /// Counts `bytes` more in a block of memory that the pool does not keep.
+    #[cfg(feature = "sim")]
+    pub(super) fn note(&mut self, bytes: u64) -> u64 {
+        self.next_id += 1;
+        self.stats.reserved_bytes += bytes;
+        self.stats.used_bytes += bytes;
+        self.stats.peak_bytes = self.stats.peak_bytes.max(self.stats.used_bytes);
+        self.next_id
+    }
+
+    #[cfg(feature = "sim")]
+    fn forget(&mut self, bytes: u64) {
+        self.stats.reserved_bytes -= bytes;
+        self.stats.used_bytes -= bytes;
     }
 
     pub(super) fn report(&self) -> String {
@@ -124,7 +147,7 @@ impl Runtime {
         Ok(())
     }
 
-    fn pool(&self) -> MutexGuard<'_, Pool> {
+    pub(super) fn pool(&self) -> MutexGuard<'_, Pool> {
         self.0.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -146,6 +169,10 @@ impl Runtime {
                 limit,
                 adapter: self.0.profile.name.clone(),
             });
+        }
+        #[cfg(feature = "sim")]
+        if let Some(simulator) = &self.0.simulator {
+            return Ok(Arc::new(simulator.alloc(self, bytes, padded)));
         }
         let class_bytes = class_of(bound_bytes).min(limits.buffer_bytes);
         let (raw, id, last_batch) = match self.take_free(class_bytes) {
@@ -171,6 +198,8 @@ impl Runtime {
             raw,
             id,
             bound_bytes,
+            #[cfg(feature = "sim")]
+            memory: None,
             class_bytes,
             last_batch: AtomicU64::new(last_batch),
             owner: Arc::downgrade(&self.0),
@@ -214,6 +243,11 @@ impl Runtime {
 
     /// Writes `bytes` (a multiple of 4) at `offset` of `buffer`, before anything recorded later.
     pub(crate) fn write(&self, buffer: &Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
+        #[cfg(feature = "sim")]
+        if let Some(memory) = &buffer.memory {
+            memory.write(offset, bytes);
+            return Ok(());
+        }
         // Queue writes run before the batch that is still being recorded.
         self.recorder().flush_if_batch(&self.0, buffer.last_batch.load(Ordering::Relaxed))?;
         // In slices: wgpu stages every pending write in memory of its own.
@@ -229,18 +263,17 @@ impl Runtime {
 
     /// Starts reading `bytes` bytes from `offset` (both multiples of 4) of `buffer`.
     pub(crate) fn read(&self, buffer: &Buffer, offset: u64, bytes: u64) -> Result<Readback> {
+        #[cfg(feature = "sim")]
+        if let (Some(simulator), Some(memory)) = (&self.0.simulator, &buffer.memory) {
+            return self.read_host(&simulator.read(memory, offset, bytes));
+        }
         self.read_parts(&[(&buffer.raw, offset, bytes)])
     }
 
     fn read_parts(&self, parts: &[(&wgpu::Buffer, u64, u64)]) -> Result<Readback> {
         self.0.check_lost()?;
         let bytes: u64 = parts.iter().map(|(_, _, bytes)| bytes).sum();
-        let staging = self.0.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("read-back"),
-            size: bytes.max(4),
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
+        let staging = self.staging(bytes);
         let mut recorder = self.recorder();
         let mut at = 0;
         for &(buffer, offset, bytes) in parts {
@@ -251,11 +284,34 @@ impl Runtime {
         }
         recorder.flush(&self.0)?;
         drop(recorder);
+        Ok(self.map(staging, bytes))
+    }
+
+    /// Bytes that are there already, on the way of those that are not.
+    #[cfg(feature = "sim")]
+    fn read_host(&self, bytes: &[u8]) -> Result<Readback> {
+        self.0.check_lost()?;
+        let staging = self.staging(bytes.len() as u64);
+        self.0.queue.write_buffer(&staging, 0, bytes);
+        self.0.queue.submit([]);
+        Ok(self.map(staging, bytes.len() as u64))
+    }
+
+    fn staging(&self, bytes: u64) -> wgpu::Buffer {
+        self.0.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("read-back"),
+            size: bytes.max(4),
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        })
+    }
+
+    fn map(&self, staging: wgpu::Buffer, bytes: u64) -> Readback {
         let (tx, rx) = mpsc::channel();
         staging.map_async(wgpu::MapMode::Read, .., move |result| {
             let _ = tx.send(result.is_ok());
         });
-        Ok(Readback { runtime: self.clone(), staging, bytes, rx: Mutex::new(rx) })
+        Readback { runtime: self.clone(), staging, bytes, rx: Mutex::new(rx) }
     }
 
     /// In a guarded runtime: whether any block handed out since the last call was written past its end.
@@ -278,19 +334,29 @@ impl Runtime {
     }
 
     /// Wraps a host's buffer, which must have usage STORAGE, and COPY_SRC if it is to be read back.
-    pub(crate) fn adopt(&self, raw: wgpu::Buffer) -> Arc<Buffer> {
+    pub(crate) fn adopt(&self, raw: wgpu::Buffer) -> Result<Arc<Buffer>> {
+        #[cfg(feature = "sim")]
+        if self.0.simulator.is_some() {
+            return Err(Error::Feature {
+                what: "a tensor over a host's buffer".into(),
+                feature: "device memory".into(),
+                adapter: self.0.profile.name.clone(),
+            });
+        }
         let mut pool = self.pool();
         pool.next_id += 1;
         let id = pool.next_id;
         let bound_bytes = raw.size();
-        Arc::new(Buffer {
+        Ok(Arc::new(Buffer {
             raw,
             id,
             bound_bytes,
+            #[cfg(feature = "sim")]
+            memory: None,
             class_bytes: 0,
             last_batch: AtomicU64::new(0),
             owner: Arc::downgrade(&self.0),
-        })
+        }))
     }
 }
 

@@ -95,7 +95,7 @@ pub struct DeviceProfile {
     pub driver: String,
     /// The driver's version line.
     pub driver_info: String,
-    /// `vulkan`, `metal`, `dx12` or `gl`.
+    /// `vulkan`, `metal`, `dx12`, `gl` or `simulated`.
     pub backend: &'static str,
     /// Smallest subgroup, in invocations; 0 without subgroups.
     pub subgroup_min: u32,
@@ -323,4 +323,16 @@ pub(super) fn open(adapter: &wgpu::Adapter, default_limits: bool) -> Result<(wgp
     };
     pollster::block_on(adapter.request_device(&desc))
         .map_err(|e| Error::Device(format!("{} gave no device: {e}", adapter.get_info().name)))
+}
+
+/// A device of the back end that does nothing.
+#[cfg(feature = "sim")]
+pub(super) fn open_noop() -> Result<(wgpu::Device, wgpu::Queue)> {
+    let mut desc = wgpu::InstanceDescriptor::new_without_display_handle();
+    desc.backends = wgpu::Backends::NOOP;
+    desc.backend_options.noop = wgpu::NoopBackendOptions::enabled();
+    let adapters = pollster::block_on(wgpu::Instance::new(desc).enumerate_adapters(wgpu::Backends::NOOP));
+    let adapter =
+        adapters.first().ok_or_else(|| Error::NoAdapter("wgpu was built without its noop back end".into()))?;
+    open(adapter, true)
 }

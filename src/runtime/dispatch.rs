@@ -26,7 +26,7 @@ pub(crate) struct Binding {
 }
 
 impl Binding {
-    fn size(&self) -> u64 {
+    pub(super) fn size(&self) -> u64 {
         self.buffer.bound_bytes - self.offset
     }
 }
@@ -35,11 +35,11 @@ impl Binding {
 #[must_use = "a launch does nothing until run"]
 pub(crate) struct Launch<'a> {
     runtime: &'a Runtime,
-    kernel: &'a Kernel,
-    types: &'a [DType],
-    overrides: &'a [(&'static str, u32)],
-    bindings: Vec<Binding>,
-    params: &'a [u8],
+    pub(super) kernel: &'a Kernel,
+    pub(super) types: &'a [DType],
+    pub(super) overrides: &'a [(&'static str, u32)],
+    pub(super) bindings: Vec<Binding>,
+    pub(super) params: &'a [u8],
     groups: u64,
     rounds: usize,
     flops: u64,
@@ -67,6 +67,11 @@ impl Runtime {
     pub(crate) fn copy(&self, from: &Binding, to: &Binding, bytes: u64) -> Result<()> {
         let inner = &*self.0;
         inner.check_lost()?;
+        #[cfg(feature = "sim")]
+        if let (Some(source), Some(target)) = (&from.buffer.memory, &to.buffer.memory) {
+            source.copy(from.offset, target, to.offset, bytes);
+            return Ok(());
+        }
         let mut recorder = self.recorder();
         for binding in [from, to] {
             binding.buffer.last_batch.store(recorder.batch, Ordering::Relaxed);
@@ -152,6 +157,11 @@ impl<'a> Launch<'a> {
         }
         let grid = fold(self.groups, inner.profile.limits.groups_per_dimension)
             .ok_or_else(|| broken(format!("{} workgroups do not fit a grid", self.groups)))?;
+        #[cfg(feature = "sim")]
+        if let Some(simulator) = &inner.simulator {
+            self.runtime.recorder().n_dispatches += 1;
+            return simulator.launch(inner, &self, grid);
+        }
         let pipeline = inner.pipelines.get(inner, self.kernel, self.types, self.overrides)?;
         self.runtime.recorder().record(inner, &pipeline, &self, grid)
     }

@@ -3,6 +3,7 @@
 use super::device::DeviceProfile;
 use crate::tensor::DType;
 use crate::{Error, Result};
+use std::borrow::Cow;
 use std::fmt::Write;
 
 /// How a kernel uses one binding.
@@ -145,29 +146,37 @@ impl Kernel {
         product(&values).into_iter().map(named).collect()
     }
 
-    /// The whole WGSL text: prelude (enable lines, element types), shared functions, family file.
+    /// The files that the WGSL text is made of, each with its name: prelude (enable lines, element types), shared
+    /// functions, family file.
     ///
     /// With `uniform`, the parameters become a uniform binding behind the storage bindings.
     #[must_use]
-    pub fn text(&self, types: &[DType], uniform: bool) -> String {
-        let mut text = String::new();
+    pub fn parts(&self, types: &[DType], uniform: bool) -> Vec<(String, Cow<'static, str>)> {
+        let mut prelude = String::new();
         if types.contains(&DType::F16) {
-            text.push_str("enable f16;\n");
+            prelude.push_str("enable f16;\n");
         }
         for (alias, dtype) in self.aliases.iter().zip(types) {
             let name = dtype.wgsl();
-            let _ = writeln!(text, "alias {alias} = {name};\nalias {alias}4 = vec4<{name}>;");
+            let _ = writeln!(prelude, "alias {alias} = {name};\nalias {alias}4 = vec4<{name}>;");
         }
-        for common in self.commons {
-            text.push_str(common.source);
-        }
-        if uniform {
+        let mut parts = vec![("prelude".to_owned(), Cow::Owned(prelude))];
+        let shared = |common: &Common| (format!("common/{}.wgsl", common.name), Cow::Borrowed(common.source));
+        parts.extend(self.commons.iter().map(shared));
+        let source = if uniform {
             let binding = format!("@group(0) @binding({}) var<uniform>", self.binds.len());
-            text.push_str(&self.source.replace("var<immediate>", &binding));
+            Cow::Owned(self.source.replace("var<immediate>", &binding))
         } else {
-            text.push_str(self.source);
-        }
-        text
+            Cow::Borrowed(self.source)
+        };
+        parts.push((format!("{}.wgsl", self.family), source));
+        parts
+    }
+
+    /// The whole WGSL text: [`Kernel::parts`] one after another.
+    #[must_use]
+    pub fn text(&self, types: &[DType], uniform: bool) -> String {
+        self.parts(types, uniform).into_iter().map(|(_, text)| text).collect()
     }
 
     /// The module of this entry point alone: parsed, other entry points and what only they use removed.

@@ -8,6 +8,8 @@ mod dispatch;
 mod kernel;
 mod pipeline;
 mod profile;
+#[cfg(feature = "sim")]
+mod simulated;
 
 pub use buffer::{Buffer, MemoryStats, Readback};
 pub use device::{
@@ -16,6 +18,8 @@ pub use device::{
 pub(crate) use dispatch::Binding;
 pub use kernel::{Bind, Common, INDEX, Kernel, Need};
 pub use profile::{Profile, ProfileRow, Span};
+#[cfg(feature = "sim")]
+pub use simulated::{CapturedLaunch, SimulatedDevice};
 
 use crate::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -83,6 +87,9 @@ pub(crate) struct Inner {
     pipelines: pipeline::Pipelines,
     recorder: Mutex<dispatch::Recorder>,
     n_nodes: AtomicU64,
+    /// What runs the kernels of a simulated runtime in the device's place.
+    #[cfg(feature = "sim")]
+    simulator: Option<simulated::Simulator>,
 }
 
 impl Runtime {
@@ -106,7 +113,7 @@ impl Runtime {
         device.set_device_lost_callback(move |_, message| note(&state, &message));
         let state = Arc::clone(&lost);
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| note(&state, &error.to_string())));
-        Ok(Self::assemble(&adapter.get_info(), device, queue, options, lost))
+        Ok(Self(Arc::new(Inner::new(&adapter.get_info(), device, queue, options, lost))))
     }
 
     /// Adopts a device that a host owns: no handler of it is replaced and nothing of it is destroyed.
@@ -119,35 +126,7 @@ impl Runtime {
         queue: wgpu::Queue,
         options: RuntimeOptions,
     ) -> Self {
-        Self::assemble(info, device, queue, options, Arc::default())
-    }
-
-    fn assemble(
-        info: &wgpu::AdapterInfo,
-        device: wgpu::Device,
-        queue: wgpu::Queue,
-        mut options: RuntimeOptions,
-        lost: Arc<Mutex<Option<String>>>,
-    ) -> Self {
-        let profile = DeviceProfile::new(info, device.features(), &device.limits());
-        options.checked.get_or_insert(profile.is_software());
-        let profiler =
-            (options.profile && profile.features.timestamps).then(|| profile::Profiler::new(&device, &queue));
-        if options.profile && profiler.is_none() {
-            log::warn!("{}: no timestamps, so nothing is profiled", profile.name);
-        }
-        let pipelines = pipeline::Pipelines::new(&device, info, options.pipeline_cache);
-        Self(Arc::new(Inner {
-            device,
-            queue,
-            profile,
-            options,
-            lost,
-            pool: Mutex::default(),
-            pipelines,
-            recorder: Mutex::new(dispatch::Recorder::new(profiler)),
-            n_nodes: AtomicU64::new(0),
-        }))
+        Self(Arc::new(Inner::new(info, device, queue, options, Arc::default())))
     }
 
     /// The adapter, its features and limits.
@@ -215,6 +194,36 @@ impl Runtime {
 }
 
 impl Inner {
+    fn new(
+        info: &wgpu::AdapterInfo,
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        mut options: RuntimeOptions,
+        lost: Arc<Mutex<Option<String>>>,
+    ) -> Self {
+        let profile = DeviceProfile::new(info, device.features(), &device.limits());
+        options.checked.get_or_insert(profile.is_software());
+        let profiler =
+            (options.profile && profile.features.timestamps).then(|| profile::Profiler::new(&device, &queue));
+        if options.profile && profiler.is_none() {
+            log::warn!("{}: no timestamps, so nothing is profiled", profile.name);
+        }
+        let pipelines = pipeline::Pipelines::new(&device, info, options.pipeline_cache);
+        Self {
+            device,
+            queue,
+            profile,
+            options,
+            lost,
+            pool: Mutex::default(),
+            pipelines,
+            recorder: Mutex::new(dispatch::Recorder::new(profiler)),
+            n_nodes: AtomicU64::new(0),
+            #[cfg(feature = "sim")]
+            simulator: None,
+        }
+    }
+
     fn check_lost(&self) -> Result<()> {
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         lost.as_ref().map_or(Ok(()), |message| Err(Error::DeviceLost(format!("{}: {message}", self.profile.name))))

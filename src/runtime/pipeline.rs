@@ -10,11 +10,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Key {
+pub(super) struct Key {
     family: &'static str,
     entry: &'static str,
     types: Vec<DType>,
     overrides: Vec<(&'static str, u32)>,
+}
+
+impl Key {
+    pub(super) fn new(kernel: &Kernel, types: &[DType], overrides: &[(&'static str, u32)]) -> Self {
+        Self { family: kernel.family, entry: kernel.entry, types: types.to_vec(), overrides: overrides.to_vec() }
+    }
 }
 
 #[derive(Debug)]
@@ -57,8 +63,7 @@ impl Pipelines {
         types: &[DType],
         overrides: &[(&'static str, u32)],
     ) -> Result<Arc<Pipeline>> {
-        let key =
-            Key { family: kernel.family, entry: kernel.entry, types: types.to_vec(), overrides: overrides.to_vec() };
+        let key = Key::new(kernel, types, overrides);
         if let Some(pipeline) = lock(&self.built).get(&key) {
             return Ok(pipeline.clone());
         }
@@ -75,21 +80,7 @@ impl Pipelines {
         overrides: &[(&'static str, u32)],
     ) -> Result<Pipeline> {
         let label = kernel.label();
-        if !kernel.runs_on(&inner.profile, types) {
-            return Err(Error::Feature {
-                what: label,
-                feature: format!("{:?} with {types:?}", kernel.needs),
-                adapter: inner.profile.name.clone(),
-            });
-        }
-        // What the registry does not list, the shader tests never saw.
-        if (inner.options.guard || cfg!(debug_assertions))
-            && !(kernel.type_sets().iter().any(|set| set == types)
-                && kernel.override_sets().iter().any(|set| set == overrides))
-        {
-            let message = format!("{types:?} with {overrides:?} is not in the registry");
-            return Err(Error::Kernel { kernel: label, message });
-        }
+        check(inner, kernel, types, overrides)?;
         let uniform = kernel.params_bytes > 0 && !inner.profile.features.immediates;
         let module = kernel.module(types, uniform)?;
         let known = |name: &str| module.overrides.iter().any(|(_, o)| o.name.as_deref() == Some(name));
@@ -206,6 +197,26 @@ impl Disk {
         };
         Some(Self { path, cache, grown: AtomicBool::new(false) })
     }
+}
+
+/// Whether the device has what a variant needs and, in tests, the registry lists it.
+pub(super) fn check(inner: &Inner, kernel: &Kernel, types: &[DType], overrides: &[(&'static str, u32)]) -> Result<()> {
+    if !kernel.runs_on(&inner.profile, types) {
+        return Err(Error::Feature {
+            what: kernel.label(),
+            feature: format!("{:?} with {types:?}", kernel.needs),
+            adapter: inner.profile.name.clone(),
+        });
+    }
+    // What the registry does not list, the shader tests never saw.
+    if (inner.options.guard || cfg!(debug_assertions))
+        && !(kernel.type_sets().iter().any(|set| set == types)
+            && kernel.override_sets().iter().any(|set| set == overrides))
+    {
+        let message = format!("{types:?} with {overrides:?} is not in the registry");
+        return Err(Error::Kernel { kernel: kernel.label(), message });
+    }
+    Ok(())
 }
 
 /// The user's cache folder for this crate: `LEANVISION_CACHE`, else the platform's.

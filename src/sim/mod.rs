@@ -170,6 +170,13 @@ impl Program {
         Ok(Self { label, code })
     }
 
+    /// Under this name in findings, in place of the first file's.
+    #[must_use]
+    pub fn labelled(mut self, label: impl Into<String>) -> Self {
+        self.label = label.into();
+        self
+    }
+
     /// The buffers it binds, by group and binding.
     #[must_use]
     pub fn bindings(&self) -> &[BindingInfo] {

@@ -118,7 +118,7 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::Limit`] if the buffer is smaller than the shape needs, [`Error::Argument`] if its usage or size does
-    /// not fit.
+    /// not fit, [`Error::Feature`] on a simulated device.
     pub fn from_buffer(runtime: &Runtime, buffer: wgpu::Buffer, shape: &[usize], dtype: DType) -> Result<Self> {
         let bytes = shape.iter().product::<usize>() * dtype.bytes();
         if buffer.size() < bytes as u64 {
@@ -141,7 +141,7 @@ impl Tensor {
         }
         Ok(Self {
             runtime: runtime.clone(),
-            buffer: runtime.adopt(buffer),
+            buffer: runtime.adopt(buffer)?,
             strides: contiguous_strides(shape),
             shape: shape.to_vec(),
             offset: 0,

@@ -3,7 +3,7 @@
 use crate::support::compare::{Tolerance, compare};
 use crate::support::golden::{Golden, permuted};
 use crate::support::row::{download, upload, values};
-use crate::support::runtime;
+use crate::support::{TestRuntime, runtime, runtimes};
 use leanvision::ops::attention::{
     Attention, AttentionVariant, attention, attention_with, attention_with_lse, cross_attention,
     cross_attention_with_lse,
@@ -72,6 +72,12 @@ fn f64s(values: &[f32]) -> Vec<f64> {
 }
 
 impl Case {
+    fn n_elements(&self) -> usize {
+        let tokens = |lengths: &[usize]| lengths.iter().sum::<usize>();
+        let kv_lengths = self.kv_lengths.unwrap_or(self.lengths);
+        (tokens(self.lengths) * self.heads[0] + 2 * tokens(kv_lengths) * self.heads[1]) * self.width
+    }
+
     fn check(
         &self,
         runtime: &Runtime,
@@ -122,9 +128,15 @@ impl Case {
 
 /// Every case in every layout that it can have, by every variant that runs here.
 fn check_all(cases: &[Case]) {
-    let Some(runtime) = runtime() else { return };
+    for runtime in runtimes() {
+        check_on(&runtime, cases);
+    }
+}
+
+fn check_on(runtime: &TestRuntime, cases: &[Case]) {
     let mut failures = Vec::new();
-    let runs = |case: &Case| case.dtype != DType::F16 || runtime.profile().features.f16;
+    let runs =
+        |case: &Case| runtime.takes(case.n_elements()) && (case.dtype != DType::F16 || runtime.profile().features.f16);
     for (seed, case) in cases.iter().enumerate().filter(|(_, case)| runs(case)) {
         // None is the variant that the op picks.
         for variant in AttentionVariant::ALL.iter().copied().map(Some).chain([None]) {
@@ -135,7 +147,7 @@ fn check_all(cases: &[Case]) {
                 if layout == Layout::Packed && (case.kv_lengths.is_some() || case.heads[0] != case.heads[1]) {
                     continue;
                 }
-                if let Err(message) = case.check(&runtime, variant, layout, 100 * seed as u64) {
+                if let Err(message) = case.check(runtime, variant, layout, 100 * seed as u64) {
                     let Case { lengths, kv_lengths, heads, width, causal, dtype, .. } = case;
                     failures.push(format!(
                         "{variant:?} {layout:?} {lengths:?} on {kv_lengths:?}, heads {heads:?} of {width}, \

@@ -2,7 +2,7 @@
 
 use crate::support::compare::{Tolerance, compare};
 use crate::support::row::{Row, Shapes, download, row, rows, upload, values};
-use crate::support::runtime;
+use crate::support::{TestRuntime, runtime, runtimes};
 use leanvision::ops::attention::{
     Attention, AttentionVariant, attention, attention_backward_with, attention_with, cross_attention,
     cross_attention_with_lse,
@@ -117,6 +117,12 @@ const CASE: Case = Case {
 const F16: Case = Case { dtype: DType::F16, tolerance: Tolerance { atol: 1e-2, rtol: 4e-3, allowed: 0 }, ..CASE };
 
 impl Case {
+    fn n_elements(&self) -> usize {
+        let tokens = |lengths: &[usize]| lengths.iter().sum::<usize>();
+        let kv_lengths = self.kv_lengths.unwrap_or(self.lengths);
+        (tokens(self.lengths) * self.heads[0] + 2 * tokens(kv_lengths) * self.heads[1]) * self.width
+    }
+
     fn check(
         &self,
         runtime: &Runtime,
@@ -166,9 +172,15 @@ impl Case {
 }
 
 fn check_all(cases: &[Case]) {
-    let Some(runtime) = runtime() else { return };
+    for runtime in runtimes() {
+        check_on(&runtime, cases);
+    }
+}
+
+fn check_on(runtime: &TestRuntime, cases: &[Case]) {
     let mut failures = Vec::new();
-    let runs = |case: &Case| case.dtype != DType::F16 || runtime.profile().features.f16;
+    let runs =
+        |case: &Case| runtime.takes(case.n_elements()) && (case.dtype != DType::F16 || runtime.profile().features.f16);
     for (seed, case) in cases.iter().enumerate().filter(|(_, case)| runs(case)) {
         for &variant in AttentionVariant::ALL {
             if !variant.backward_runs_on(runtime.profile(), case.dtype, case.width) {
@@ -178,7 +190,7 @@ fn check_all(cases: &[Case]) {
                 if packed && (case.kv_lengths.is_some() || case.heads[0] != case.heads[1]) {
                     continue;
                 }
-                if let Err(message) = case.check(&runtime, variant, packed, 100 * seed as u64) {
+                if let Err(message) = case.check(runtime, variant, packed, 100 * seed as u64) {
                     let Case { lengths, kv_lengths, heads, width, causal, dtype, .. } = case;
                     failures.push(format!(
                         "{variant:?} packed {packed} {lengths:?} on {kv_lengths:?}, heads {heads:?} of {width}, \

@@ -1,6 +1,6 @@
 use crate::support::compare::Tolerance;
 use crate::support::row::{Shapes, row, rows};
-use crate::support::runtime;
+use crate::support::{runtime, runtime_for};
 use leanvision::autograd::{Pass, checkpoint};
 use leanvision::ops::{Act, elementwise as e, matmul, reduce};
 use leanvision::reference::Array;
@@ -140,8 +140,8 @@ fn micro_batches_give_the_gradient_of_the_batch() {
 
 #[test]
 fn checkpoints_give_the_same_gradients_for_less_memory() {
-    let Some(runtime) = runtime() else { return };
     let n = 1 << 18;
+    let Some(runtime) = runtime_for(n) else { return };
     let x = Tensor::full(&runtime, &[n], 0.3, DType::F32).unwrap().require_grad().unwrap();
     let w = leaf(&runtime, &[1.5], &[1]);
     let block = |w: &Tensor, x: &Tensor| -> Result<Tensor> {

@@ -1,6 +1,6 @@
 use crate::support::compare::{Tolerance, compare};
 use crate::support::row::download;
-use crate::support::{runtime, short};
+use crate::support::{limit, runtime, short};
 use leanvision::ops::random::{self, Key};
 use leanvision::reference::random as reference;
 use leanvision::{Result, Runtime, Tensor};
@@ -9,7 +9,7 @@ const KEY: Key = Key::new(0x0123_4567_89ab_cdef, 7, 9);
 const SHAPES: &[&[usize]] = &[&[0], &[], &[1], &[3], &[255], &[256, 1], &[257], &[5, 7, 11], &[1_000_003]];
 
 fn shapes() -> impl Iterator<Item = &'static [usize]> {
-    SHAPES.iter().copied().filter(|s| !short() || s.iter().product::<usize>() <= 100_000)
+    SHAPES.iter().copied().filter(|s| s.iter().product::<usize>() <= if short() { 100_000 } else { limit() })
 }
 
 fn matches(
@@ -62,7 +62,7 @@ fn philox_known_answers_on_the_device() {
 fn words_equal_those_of_the_cpu() {
     let Some(runtime) = runtime() else { return };
     // The last one passes 65,535 workgroups.
-    for n in shapes().map(|s| s.iter().product()).chain((!short()).then_some(16_777_301)) {
+    for n in shapes().map(|s| s.iter().product()).chain((!short()).then_some(16_777_301)).filter(|n| *n <= limit()) {
         assert!(random::bits(&runtime, n, KEY).unwrap().to_vec::<u32>().unwrap() == reference::bits(n, KEY), "{n}");
     }
     // Every field of the key reaches the generator.
@@ -157,7 +157,7 @@ fn moments(x: &[f64]) -> (f64, f64, f64) {
 #[test]
 fn samples_have_the_moments_of_their_distribution() {
     let Some(runtime) = runtime() else { return };
-    let n = if short() { 65_536 } else { 1 << 20 };
+    let n = if short() { 65_536 } else { 1 << 20 }.min(limit());
     // Five standard deviations of each estimate; the draws are fixed, so what passes once passes always.
     let sigma = 5.0 / (n as f64).sqrt();
     let uniform = download(&random::uniform(&runtime, &[n], 0.0, 1.0, KEY).unwrap()).unwrap();

@@ -1,7 +1,7 @@
 use crate::support::compare::{Tolerance, compare};
 use crate::support::golden::Golden;
 use crate::support::row::{Row, Shapes, download, row, rows, upload, values};
-use crate::support::runtime;
+use crate::support::{runtime, runtime_for};
 use leanvision::ops::reduce::{
     ReduceOp, ReduceVariant, argmax, argmin, max, max_all, mean, mean_all, min, min_all, reduce_with, sum, sum_all, var,
 };
@@ -149,8 +149,8 @@ fn integers_reduce_exactly() {
 
 #[test]
 fn long_sums_keep_their_digits() {
-    let Some(runtime) = runtime() else { return };
     let n = 10_000_000;
+    let Some(runtime) = runtime_for(n) else { return };
     // About 1; then a constant whose roundings all go one way.
     let near_one: Vec<f32> = (0..n).map(|i| 1.0 + ((i * 7919) % 1000) as f32 / 1000.0 - 0.4995).collect();
     for data in [near_one, vec![0.1; n]] {
@@ -175,7 +175,7 @@ fn long_sums_keep_their_digits() {
 
 #[test]
 fn sums_repeat_bit_for_bit() {
-    let Some(runtime) = runtime() else { return };
+    let Some(runtime) = runtime_for(300_001) else { return };
     let x = upload(&runtime, &values(&[300_001], &(-1.0..1.0), DType::F32, 2), DType::F32).unwrap();
     let first = sum_all(&x).unwrap().item::<f32>().unwrap();
     for _ in 0..5 {
@@ -338,8 +338,8 @@ fn equal_extremes_share_the_gradient() {
 #[test]
 fn places_at_the_end_of_long_rows_are_found() {
     // So many rows that each is one invocation's, so long that a software adapter cuts a loop over one short.
-    let Some(runtime) = runtime() else { return };
     let n = 70_001;
+    let Some(runtime) = runtime_for(300 * n) else { return };
     let mut data = vec![0.0_f32; n];
     data[n - 1] = 1.0;
     let x = Tensor::from_slice(&runtime, &data, &[1, n]).unwrap().broadcast_to(&[300, n]).unwrap();

@@ -1,11 +1,12 @@
 //! The runtime itself: pool, guards, batches, profile, limits, errors.
 
-use crate::support::{device_choice, options, runtime};
+use crate::support::{adapter_runtime, device_choice, options, runtime};
 use leanvision::ops::elementwise as e;
 use leanvision::{DType, DeviceChoice, Error, Runtime, RuntimeOptions, Tensor};
 
+/// A runtime without guards, on an adapter.
 fn plain() -> Option<Runtime> {
-    runtime()?;
+    adapter_runtime()?;
     let mut options = options();
     options.guard = false;
     Some(Runtime::with_options(&device_choice(), options).unwrap())
@@ -43,7 +44,7 @@ fn uploads_do_not_overtake_recorded_work() {
 
 #[test]
 fn a_full_device_says_what_was_asked_and_what_is_held() {
-    let Some(_) = runtime() else { return };
+    let Some(_) = adapter_runtime() else { return };
     let mut options = options();
     options.guard = false;
     options.memory_limit = Some(1 << 20);
@@ -68,7 +69,7 @@ fn tensors_past_the_limits_name_asked_and_limit() {
 
 #[test]
 fn guards_see_a_write_past_the_end() {
-    let Some(runtime) = runtime() else { return };
+    let Some(runtime) = adapter_runtime() else { return };
     let x = Tensor::zeros(&runtime, &[4], DType::F32).unwrap();
     assert_eq!(runtime.damaged_guards().unwrap(), 0);
     // A wgpu write behind the tensor's 16 bytes stands for a kernel that runs too far.
@@ -82,7 +83,7 @@ fn guards_see_a_write_past_the_end() {
 
 #[test]
 fn fresh_memory_is_poisoned_in_guarded_runtimes() {
-    let Some(runtime) = runtime() else { return };
+    let Some(runtime) = adapter_runtime() else { return };
     let x = Tensor::zeros(&runtime, &[8], DType::F32).unwrap();
     let words = x.raw_buffer().size();
     assert!(words > 8 * 4, "the guard lies inside the buffer");
@@ -116,7 +117,7 @@ fn profile_lists_every_dispatch() {
 
 #[test]
 fn parameters_pass_through_uniforms_where_there_are_no_immediates() {
-    let Some(_) = runtime() else { return };
+    let Some(_) = adapter_runtime() else { return };
     let mut options = options();
     options.default_limits = true;
     let runtime = Runtime::with_options(&device_choice(), options).unwrap();

@@ -1,6 +1,6 @@
 use crate::support::compare::{Tolerance, compare};
 use crate::support::row::{Shapes, download, row, rows};
-use crate::support::{runtime, short};
+use crate::support::{limit, runtime, short};
 use leanvision::ops::sort::{self, SortVariant};
 use leanvision::reference::{Array, sort as reference};
 use leanvision::{DType, Tensor};
@@ -21,7 +21,7 @@ const SCANS: &[Shapes] = &[
 ];
 
 fn sizes() -> impl Iterator<Item = usize> {
-    SIZES.iter().copied().filter(|n| !short() || *n <= 100_000)
+    SIZES.iter().copied().filter(|n| *n <= if short() { 100_000 } else { limit() })
 }
 
 /// Pseudo-random words; the same for one `seed`.

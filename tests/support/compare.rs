@@ -14,6 +14,11 @@ impl Tolerance {
     pub const F32: Self = Self { atol: 1e-5, rtol: 1e-4, allowed: 0 };
     /// What f16 storage with f32 arithmetic keeps: half a unit in the last of 11 bits, and subnormals of 2^-24.
     pub const F16: Self = Self { atol: 2e-4, rtol: 2e-3, allowed: 0 };
+
+    /// Twice as wide, for two results that are each held to this one.
+    pub fn doubled(self) -> Self {
+        Self { atol: 2.0 * self.atol, rtol: 2.0 * self.rtol, allowed: 2 * self.allowed }
+    }
 }
 
 /// Largest absolute error, or what is wrong: how many elements, the worst of them, and a constant bias.

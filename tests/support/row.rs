@@ -1,9 +1,10 @@
 //! A row: an op, its f64 reference, the shapes to try and a tolerance; the harness does the rest.
 
+use super::case::{Case, Fault};
 use super::compare::{Tolerance, compare};
-use super::{runtime, short};
+use super::{TestRuntime, limit, runtime, short, simulated};
 use leanvision::reference::Array;
-use leanvision::{DType, Result, Runtime, Tensor};
+use leanvision::{DType, Error, Result, Runtime, Tensor};
 use std::ops::Range;
 
 /// Shapes of one case, one per input.
@@ -16,15 +17,15 @@ type Reference = Box<dyn Fn(&[Array]) -> Array>;
 pub struct Row {
     name: &'static str,
     cases: &'static [Shapes],
-    range: Range<f64>,
-    op: Op,
-    reference: Reference,
+    pub(super) range: Range<f64>,
+    pub(super) op: Op,
+    pub(super) reference: Reference,
     tolerance: Tolerance,
     dtype: DType,
     f16: Option<Tolerance>,
     views: bool,
-    special: &'static [f64],
-    grad: Option<(&'static [usize], Tolerance)>,
+    pub(super) special: &'static [f64],
+    pub(super) grad: Option<(&'static [usize], Tolerance)>,
 }
 
 /// A row over `cases` with inputs drawn from `range`.
@@ -98,128 +99,67 @@ impl Row {
         self
     }
 
-    fn run(&self, runtime: &Runtime, failures: &mut Vec<String>) {
+    /// Runs every case on the adapter, if there is one, and the small ones on the simulated devices.
+    fn run(&self, adapter: Option<&Runtime>, simulated: &[TestRuntime], failures: &mut Vec<String>) {
         let mut dtypes = vec![(self.dtype, self.tolerance)];
         dtypes.extend(self.f16.map(|tolerance| (DType::F16, tolerance)));
-        dtypes.retain(|(dtype, _)| *dtype != DType::F16 || runtime.profile().features.f16);
         for (seed, shapes) in self.cases.iter().enumerate() {
             let n: usize = shapes.iter().map(|s| s.iter().product::<usize>()).sum();
-            if short() && n > 100_000 {
+            if (short() && n > 100_000) || n > limit() {
                 continue;
             }
+            let simulated: Vec<_> = simulated.iter().filter(|runtime| runtime.takes(n)).collect();
             for &(dtype, tolerance) in &dtypes {
-                for view in [false, true] {
-                    if view && (!self.views || n > 1_000_000) {
-                        continue;
+                let adapter = adapter.filter(|r| dtype != DType::F16 || r.profile().features.f16);
+                if adapter.is_none() && simulated.is_empty() {
+                    continue;
+                }
+                let case = Case::new(self, seed as u64, shapes, dtype, tolerance);
+                let mut failed = |runtime: &Runtime, how: &str, fault: Fault| {
+                    let device = &runtime.profile().name;
+                    failures.push(format!("{} {shapes:?} {dtype}{how}, {device}: {fault}", self.name));
+                };
+                let mut measured = None;
+                for (view, how) in [(false, ""), (true, ", transposed views")] {
+                    let Some(runtime) = adapter.filter(|_| !view || (self.views && n <= 1_000_000)) else { continue };
+                    match case.forward(runtime, view) {
+                        Ok(got) if !view => measured = Some(got),
+                        Ok(_) => (),
+                        Err(fault) => failed(runtime, how, fault),
                     }
-                    if let Err(message) = self.case(runtime, seed as u64, shapes, dtype, tolerance, view) {
-                        let how = if view { ", transposed views" } else { "" };
-                        failures.push(format!("{} {shapes:?} {dtype}{how}: {message}", self.name));
-                    }
-                    let Some((inputs, tolerance)) = self.grad else { continue };
-                    if dtype != DType::F32 || n > GRAD_ELEMENTS {
-                        continue;
-                    }
-                    if let Err(message) = self.gradients(runtime, seed as u64, shapes, inputs, tolerance, view) {
-                        let how = if view { ", transposed views" } else { "" };
-                        failures.push(format!("{} {shapes:?} gradients{how}: {message}", self.name));
+                    case.backward(runtime, view).unwrap_or_else(|fault| failed(runtime, how, fault));
+                }
+                for runtime in &simulated {
+                    match self.simulate(&case, runtime, measured.as_deref(), tolerance) {
+                        // What this device does not have, such as another subgroup size than a kernel is made for.
+                        Err(Fault::Refused(error @ (Error::Feature { .. } | Error::Limit { .. }))) => {
+                            eprintln!("{} {shapes:?} left out: {error}", self.name);
+                        }
+                        Err(fault) => failed(runtime, "", fault),
+                        Ok(()) => (),
                     }
                 }
             }
         }
     }
 
-    fn case(
+    fn simulate(
         &self,
+        case: &Case<'_>,
         runtime: &Runtime,
-        seed: u64,
-        shapes: Shapes,
-        dtype: DType,
+        measured: Option<&[f64]>,
         tolerance: Tolerance,
-        view: bool,
-    ) -> std::result::Result<(), String> {
-        let (arrays, tensors) = self.inputs(runtime, seed, shapes, dtype, view)?;
-        let want = (self.reference)(&arrays);
-        let out = (self.op)(&tensors).map_err(|e| e.to_string())?;
-        if out.shape() != want.shape {
-            return Err(format!("shape {:?}, {:?} wanted", out.shape(), want.shape));
+    ) -> std::result::Result<(), Fault> {
+        let got = case.forward(runtime, false)?;
+        if let Some(measured) = measured {
+            // They may lie on two sides of the reference.
+            compare(&got, measured, tolerance.doubled()).map_err(|e| format!("against the adapter: {e}"))?;
         }
-        let got = download(&out).map_err(|e| e.to_string())?;
-        drop((out, tensors));
-        compare(&got, &want.data, tolerance)?;
-        check_guards(runtime)
-    }
-
-    fn inputs(
-        &self,
-        runtime: &Runtime,
-        seed: u64,
-        shapes: Shapes,
-        dtype: DType,
-        view: bool,
-    ) -> std::result::Result<(Vec<Array>, Vec<Tensor>), String> {
-        let mut arrays = Vec::new();
-        let mut tensors = Vec::new();
-        for (i, shape) in shapes.iter().enumerate() {
-            let mut array = values(shape, &self.range, dtype, seed * 31 + i as u64);
-            if i == 0 {
-                for (j, value) in self.special.iter().enumerate() {
-                    let n = array.data.len();
-                    if n > self.special.len() {
-                        array.data[(j * 7 + 1) % n] = *value;
-                    }
-                }
-            }
-            let tensor = if view { upload_view(runtime, &array, dtype) } else { upload(runtime, &array, dtype) };
-            tensors.push(tensor.map_err(|e| e.to_string())?);
-            arrays.push(array);
-        }
-        Ok((arrays, tensors))
-    }
-
-    /// Compares the gradients of `inner(d, op(inputs))` for a random `d`: all at once, then of each input alone.
-    fn gradients(
-        &self,
-        runtime: &Runtime,
-        seed: u64,
-        shapes: Shapes,
-        inputs: &[usize],
-        tolerance: Tolerance,
-        view: bool,
-    ) -> std::result::Result<(), String> {
-        let text = |e: leanvision::Error| e.to_string();
-        let (mut arrays, tensors) = self.inputs(runtime, seed, shapes, DType::F32, view)?;
-        let cotangent = values(&(self.reference)(&arrays).shape, &(-1.0..1.0), DType::F32, seed + 977);
-        let d_out = upload(runtime, &cotangent, DType::F32).map_err(text)?;
-        let wanted: Vec<Array> = inputs.iter().map(|&i| self.differences(&mut arrays, i, &cotangent)).collect();
-        let each: Vec<Vec<usize>> = inputs.iter().map(|&i| vec![i]).collect();
-        let sets = [inputs.to_vec()].into_iter().chain(each).take(if inputs.len() == 1 { 1 } else { usize::MAX });
-        for set in sets {
-            let mut leaves = tensors.clone();
-            for &i in &set {
-                leaves[i] = tensors[i].require_grad().map_err(text)?;
-            }
-            let out = (self.op)(&leaves).map_err(text)?;
-            if out.is_empty() {
-                continue;
-            }
-            let mut gradients = out.backward_with(&d_out).map_err(text)?;
-            drop(out);
-            for &i in &set {
-                let d = gradients.take(&leaves[i]).ok_or_else(|| format!("no gradient of input {i}"))?;
-                if d.shape() != shapes[i] {
-                    return Err(format!("gradient of input {i}: {:?}", d.shape()));
-                }
-                let want = inputs.iter().position(|j| *j == i).map(|j| &wanted[j]).expect("in the list");
-                let got = download(&d).map_err(text)?;
-                compare(&got, &want.data, tolerance).map_err(|e| format!("input {i} of {set:?}: {e}"))?;
-            }
-        }
-        check_guards(runtime)
+        case.backward(runtime, false)
     }
 
     /// Central differences of `inner(d, reference(inputs))` over each element of one input.
-    fn differences(&self, arrays: &mut [Array], input: usize, d: &Array) -> Array {
+    pub(super) fn differences(&self, arrays: &mut [Array], input: usize, d: &Array) -> Array {
         const STEP: f64 = 1e-5;
         let inner = |arrays: &[Array]| -> f64 {
             let out = (self.reference)(arrays);
@@ -239,24 +179,15 @@ impl Row {
     }
 }
 
-/// Cases with more elements are left out of the gradient check: each costs two runs of the reference.
-const GRAD_ELEMENTS: usize = 4_000;
-
-fn check_guards(runtime: &Runtime) -> std::result::Result<(), String> {
-    match runtime.damaged_guards().map_err(|e| e.to_string())? {
-        0 => Ok(()),
-        n => Err(format!("{n} buffers were written past their end")),
-    }
-}
-
 /// Runs the rows and reports every failure at once.
 pub fn rows(rows: impl IntoIterator<Item = Row>) {
-    let Some(runtime) = runtime() else { return };
+    let adapter = runtime();
+    let simulated = simulated::usual();
     let mut failures = Vec::new();
     for row in rows {
-        row.run(&runtime, &mut failures);
+        row.run(adapter.as_deref(), &simulated, &mut failures);
     }
-    assert!(failures.is_empty(), "{} failures on {}\n{}", failures.len(), runtime.profile(), failures.join("\n"));
+    assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
 }
 
 /// Pseudo-random values of `shape` in `range`, exactly representable in `dtype`; the same for one `seed`.
