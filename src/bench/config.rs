@@ -70,6 +70,7 @@ impl SuiteFlags {
 impl std::fmt::Display for Level {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::Tiny => "tiny",
             Self::Quick => "quick",
             Self::Full => "full",
         })
@@ -80,7 +81,7 @@ impl Level {
     /// Seconds for one row.
     pub(super) fn row_seconds(self) -> f64 {
         match self {
-            Self::Quick => 0.2,
+            Self::Tiny | Self::Quick => 0.2,
             Self::Full => 0.8,
         }
     }
@@ -88,7 +89,7 @@ impl Level {
     /// Seconds after which the rows that are left are skipped.
     pub(super) fn seconds(self) -> f64 {
         match self {
-            Self::Quick => 50.0,
+            Self::Tiny | Self::Quick => 50.0,
             Self::Full => 570.0,
         }
     }
