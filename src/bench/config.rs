@@ -27,6 +27,16 @@ pub enum Command {
     List(SuiteFlags),
     /// Measures what the adapter can do at most, then every row of the suite
     Run(SuiteFlags),
+    /// Runs kernels without a GPU and reports races, stray accesses and other faults
+    ///
+    /// A FILE.wgsl is a kernel of your own: each of its bindings, and its immediates, get an --input by the variable's name. A
+    /// FAMILY with --entry is a kernel of this crate, run the same way. A FAMILY alone runs that family's ops on small shapes
+    /// and checks their results; `all` stands for every family.
+    ///
+    /// Every pair of a subgroup size and a schedule is one run. No GPU is opened. Ends with 0 if nothing was found, 1 if
+    /// something was, 2 if the input is bad.
+    #[cfg(feature = "sim")]
+    Sanitize(super::sanitize::SanitizeFlags),
 }
 
 /// Which rows.

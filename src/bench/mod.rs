@@ -7,6 +7,8 @@ mod measure;
 mod micro;
 mod page;
 mod pipeline;
+#[cfg(feature = "sim")]
+pub mod sanitize;
 mod suite;
 
 pub use config::{Command, Config, SuiteFlags};

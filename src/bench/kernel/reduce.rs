@@ -12,7 +12,8 @@ const SHAPES: &[(&[usize], &[usize])] = &[
     (&[64, 16, 16, 64], &[1, 2]),
     (&[2364, 197], &[1]),
 ];
-const TINY: &[(&[usize], &[usize])] = &[(&[5001], &[0]), (&[9, 257], &[1]), (&[300, 20], &[0]), (&[3, 5, 4, 20], &[1, 2])];
+const TINY: &[(&[usize], &[usize])] =
+    &[(&[5001], &[0]), (&[9, 257], &[1]), (&[300, 20], &[0]), (&[3, 5, 4, 20], &[1, 2])];
 const OPS: &[(ReduceOp, &str)] =
     &[(ReduceOp::Sum, "reduce/sum"), (ReduceOp::Max, "reduce/max"), (ReduceOp::Var { unbiased: false }, "reduce/var")];
 
