@@ -164,7 +164,7 @@ impl Program {
         validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
         let info = validator
             .validate(&module)
-            .map_err(|e| wrong(e.emit_to_string_with_path(source.text(), &label).trim_end().to_owned()))?;
+            .map_err(|e| wrong(plain(&e.emit_to_string_with_path(source.text(), &label))))?;
         let named = |o: &naga::Override| o.name.clone().or_else(|| o.id.map(|id| id.to_string()));
         let known: Vec<String> = module.overrides.iter().filter_map(|(_, o)| named(o)).collect();
         if let Some((name, _)) = constants.iter().find(|(name, _)| !known.iter().any(|k| k == name)) {
@@ -301,9 +301,13 @@ impl Program {
 }
 
 fn parse(source: &Source) -> Result<naga::Module> {
-    naga::front::wgsl::parse_str(source.text()).map_err(|e| {
-        Error::Input(e.emit_to_string_with_path(source.text(), &source.place(1).file).trim_end().to_owned())
-    })
+    naga::front::wgsl::parse_str(source.text())
+        .map_err(|e| Error::Input(plain(&e.emit_to_string_with_path(source.text(), &source.place(1).file))))
+}
+
+/// naga's message without the word that a binary puts in front of its own.
+fn plain(message: &str) -> String {
+    message.strip_prefix("error: ").unwrap_or(message).trim_end().to_owned()
 }
 
 #[cfg(test)]

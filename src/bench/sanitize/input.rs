@@ -124,6 +124,9 @@ impl Slot {
         let types = |layout: &Layout| layout.only_type().unwrap_or("mixed");
         match (self.layout.numbers(), &self.layout.array) {
             (Some(n), _) => format!("{} ({n} {})", self.name, types(&self.layout)),
+            (None, Some(array)) if array.fields.len() > 1 => {
+                format!("{} ({} by {})", self.name, types(&self.layout), array.fields.len())
+            }
             (None, _) => format!("{} ({})", self.name, types(&self.layout)),
         }
     }
@@ -300,7 +303,7 @@ mod tests {
         let halves = slot("@group(0) @binding(0) var<storage> x: array<f16>;", true);
         let filled = fill(&halves, "values:1,-2,0.1").unwrap();
         assert_eq!((filled.bytes.len(), halves.decode(&filled.bytes, 2)), (16, vec![1.0, -2.0]));
-        let tail = slot("struct L { n: u32, of: array<u32> } @group(0) @binding(0) var<storage> x: L;", false);
+        let tail = slot("struct L { n: u32, list: array<u32> } @group(0) @binding(0) var<storage> x: L;", false);
         assert_eq!(fill(&tail, "values:3,0x10").unwrap().bytes[4], 16);
     }
 

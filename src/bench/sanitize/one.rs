@@ -91,11 +91,18 @@ fn of_registry(flags: &SanitizeFlags) -> Result<Program> {
         let there = families.join(", ");
         return Err(Error::Input(format!("no family is called '{family}'; there are {there}; a file ends in .wgsl")));
     }
-    let Some(kernel) = of_family.iter().find(|kernel| kernel.entry == entry) else {
-        let entries: Vec<&str> = of_family.iter().map(|kernel| kernel.entry).collect();
+    // The registry may have one more than once, with other types.
+    let candidates: Vec<&Kernel> = of_family.iter().copied().filter(|kernel| kernel.entry == entry).collect();
+    if candidates.is_empty() {
+        let mut entries: Vec<&str> = Vec::new();
+        for kernel in of_family {
+            if !entries.contains(&kernel.entry) {
+                entries.push(kernel.entry);
+            }
+        }
         return Err(Error::Input(format!("{family}: no entry point '{entry}'; there are: {}", entries.join(", "))));
-    };
-    let types = types(kernel, &flags.types)?;
+    }
+    let (kernel, types) = types(&candidates, &flags.types)?;
     let mut values = kernel.override_sets().into_iter().next().unwrap_or_default();
     for set in &flags.set {
         let slot = values.iter_mut().find(|(name, _)| *name == set.name);
@@ -117,18 +124,19 @@ fn of_registry(flags: &SanitizeFlags) -> Result<Program> {
     })
 }
 
-/// The element types of a kernel's aliases.
-fn types(kernel: &Kernel, asked: &[DType]) -> Result<Vec<DType>> {
-    let sets = kernel.type_sets();
-    if asked.is_empty() {
-        return Ok(sets.into_iter().next().unwrap_or_default());
-    }
-    let fits = |set: &&Vec<DType>| set.as_slice() == asked || (asked.len() == 1 && set.iter().all(|t| *t == asked[0]));
-    let told = |set: &Vec<DType>| set.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    sets.iter().find(fits).cloned().ok_or_else(|| {
-        let there: Vec<String> = sets.iter().map(told).collect();
-        let given = told(&asked.to_vec());
-        Error::Input(format!("{}: --types {given} is not in use; there are: {}", kernel.label(), there.join(" ")))
+/// The kernel that takes these element types, and the type of each of its aliases.
+fn types<'a>(kernels: &[&'a Kernel], asked: &[DType]) -> Result<(&'a Kernel, Vec<DType>)> {
+    let all = kernels.iter().flat_map(|kernel| kernel.type_sets().into_iter().map(|set| (*kernel, set)));
+    let all: Vec<(&Kernel, Vec<DType>)> = all.collect();
+    let fits = |set: &[DType]| {
+        let same = asked.len() == 1 && set.iter().all(|t| *t == asked[0]);
+        asked.is_empty() || set == asked || same
+    };
+    let told = |set: &[DType]| set.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    all.iter().find(|(_, set)| fits(set)).cloned().ok_or_else(|| {
+        let there: Vec<String> = all.iter().map(|(_, set)| told(set)).collect();
+        let label = kernels.first().map(|kernel| kernel.label()).unwrap_or_default();
+        Error::Input(format!("{label}: --types {} is not in use; there are: {}", told(asked), there.join(" ")))
     })
 }
 
