@@ -28,6 +28,8 @@ pub mod stream {
     pub const CROP_FLIP: u32 = 5;
     /// Order of the items of a training run; the step is the epoch.
     pub const ORDER: u32 = 6;
+    /// Random inputs of a kernel in the simulator; the step is the binding.
+    pub const INPUTS: u32 = 7;
 }
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

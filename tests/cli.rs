@@ -4,6 +4,9 @@
 mod demo;
 #[path = "cli/gpubench.rs"]
 mod gpubench;
+#[cfg(feature = "sim")]
+#[path = "cli/sanitize.rs"]
+mod sanitize;
 #[path = "cli/train.rs"]
 mod train;
 

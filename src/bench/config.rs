@@ -27,6 +27,22 @@ pub enum Command {
     List(SuiteFlags),
     /// Measures what the adapter can do at most, then every row of the suite
     Run(SuiteFlags),
+    /// Runs kernels without a GPU and reports races, stray accesses and other faults
+    ///
+    /// A FILE.wgsl is a kernel of your own: each of its bindings, and its immediates, get an --input by the variable's name. A
+    /// FAMILY with --entry is a kernel of this crate, run the same way. A FAMILY alone runs that family's ops on small shapes
+    /// and checks their results; `all` stands for every family.
+    ///
+    /// Every pair of a subgroup size and a schedule is one run. No GPU is opened. Ends with 0 if nothing was found, 1 if
+    /// something was, 2 if the input is bad.
+    #[cfg(feature = "sim")]
+    Sanitize(Box<super::sanitize::SanitizeFlags>),
+    /// Which lines and branches of the shaders a test run executed in the simulator
+    ///
+    /// A test run with `LEANVISION_COVERAGE=FOLDER` writes what it saw there. Counted against all lines of all kernels; ends
+    /// with 1 if fewer than --least percent of them ran.
+    #[cfg(feature = "sim")]
+    Coverage(super::coverage::CoverageFlags),
 }
 
 /// Which rows.
@@ -70,6 +86,7 @@ impl SuiteFlags {
 impl std::fmt::Display for Level {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::Tiny => "tiny",
             Self::Quick => "quick",
             Self::Full => "full",
         })
@@ -80,7 +97,7 @@ impl Level {
     /// Seconds for one row.
     pub(super) fn row_seconds(self) -> f64 {
         match self {
-            Self::Quick => 0.2,
+            Self::Tiny | Self::Quick => 0.2,
             Self::Full => 0.8,
         }
     }
@@ -88,7 +105,7 @@ impl Level {
     /// Seconds after which the rows that are left are skipped.
     pub(super) fn seconds(self) -> f64 {
         match self {
-            Self::Quick => 50.0,
+            Self::Tiny | Self::Quick => 50.0,
             Self::Full => 570.0,
         }
     }

@@ -9,6 +9,8 @@ mod measure;
 mod micro;
 mod page;
 mod pipeline;
+#[cfg(feature = "sim")]
+pub mod sanitize;
 mod suite;
 
 pub use config::{Command, Config, SuiteFlags};
@@ -33,6 +35,9 @@ pub fn kernels() -> Vec<&'static Kernel> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
+    /// Shapes for the kernel simulator, every variant, some seconds per family
+    #[value(skip)]
+    Tiny,
     /// A few shapes per family, under a minute on a software adapter
     #[default]
     Quick,

@@ -1,8 +1,8 @@
-//! Speed of this machine's adapters, kernel by kernel.
+//! Speed of this machine's adapters, kernel by kernel, and the faults of kernels, found without one.
 
 use std::process::ExitCode;
 
-use leanvision::bench::{self, Command, Config};
+use leanvision::bench::{self, Command, Config, SuiteFlags};
 use leanvision::report::{self, Run, run_binary};
 
 fn main() -> ExitCode {
@@ -10,18 +10,29 @@ fn main() -> ExitCode {
 }
 
 fn run(config: &Config) -> anyhow::Result<String> {
-    let Some(command) = &config.command else {
-        anyhow::bail!(leanvision::Error::Input("a command is needed: list, run".into()))
-    };
-    let (Command::List(flags) | Command::Run(flags)) = command;
+    match &config.command {
+        None => anyhow::bail!(leanvision::Error::Input("a command is needed: list, run, sanitize or coverage".into())),
+        Some(Command::List(flags)) => list(config, flags),
+        Some(Command::Run(flags)) => suite(config, flags),
+        #[cfg(feature = "sim")]
+        Some(Command::Sanitize(flags)) => sanitize(config, flags),
+        #[cfg(feature = "sim")]
+        Some(Command::Coverage(flags)) => coverage(config, flags),
+    }
+}
+
+fn list(config: &Config, flags: &SuiteFlags) -> anyhow::Result<String> {
+    flags.check()?;
+    let run = Run::check(&config.common)?;
+    let (text, figures) = bench::list(&config.common.open()?, flags)?;
+    run.finish(&figures)?;
+    Ok(text)
+}
+
+fn suite(config: &Config, flags: &SuiteFlags) -> anyhow::Result<String> {
     flags.check()?;
     let run = Run::check(&config.common)?;
     let runtime = config.common.open()?;
-    if let Command::List(_) = command {
-        let (text, figures) = bench::list(&runtime, flags)?;
-        run.finish(&figures)?;
-        return Ok(text);
-    }
     run.describe("gpubench", &config.common, flags, &runtime)?;
     let report = bench::run(&runtime, flags, config.common.quiet)?;
     run.finish(&report)?;
@@ -31,5 +42,29 @@ fn run(config: &Config) -> anyhow::Result<String> {
     // A wrong row fails the run, and the figures of the others are printed all the same.
     let Err(error) = report.verdict() else { return Ok(text) };
     report::print(&text)?;
+    Err(error.into())
+}
+
+#[cfg(feature = "sim")]
+fn sanitize(config: &Config, flags: &bench::sanitize::SanitizeFlags) -> anyhow::Result<String> {
+    flags.check()?;
+    let run = Run::check(&config.common)?;
+    run.describe_simulated("gpubench", &config.common, flags)?;
+    let report = bench::sanitize::run(flags, config.common.seed, config.common.quiet)?;
+    run.finish(&report)?;
+    let Err(error) = report.verdict() else { return Ok(report.to_string()) };
+    report::print(&report.to_string())?;
+    Err(error.into())
+}
+
+#[cfg(feature = "sim")]
+fn coverage(config: &Config, flags: &bench::coverage::CoverageFlags) -> anyhow::Result<String> {
+    let run = Run::check(&config.common)?;
+    let report = bench::coverage::run(flags)?;
+    run.describe_simulated("gpubench", &config.common, flags)?;
+    run.finish(&report)?;
+    run.page(&report.page())?;
+    let Err(error) = report.verdict() else { return Ok(report.to_string()) };
+    report::print(&report.to_string())?;
     Err(error.into())
 }

@@ -2,6 +2,8 @@
 
 pub mod images;
 pub mod normalize;
+#[cfg(feature = "sim")]
+pub(crate) mod npy;
 pub mod shapes;
 
 use std::path::Path;

@@ -60,11 +60,23 @@ impl Run {
         config: &impl Serialize,
         runtime: &Runtime,
     ) -> Result<()> {
+        self.about(program, common, config, &json!(runtime.profile()))
+    }
+
+    /// As [`Run::describe`], of a run that opens no adapter.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be written.
+    pub fn describe_simulated(&self, program: &str, common: &CommonFlags, config: &impl Serialize) -> Result<()> {
+        self.about(program, common, config, &Value::Null)
+    }
+
+    fn about(&self, program: &str, common: &CommonFlags, config: &impl Serialize, adapter: &Value) -> Result<()> {
         let config = serde_json::to_value(config).map_err(|e| Error::Input(format!("{program}: {e}")))?;
         let version = env!("CARGO_PKG_VERSION");
         let about = json!({
             "program": program, "version": version, "date": super::now(), "config": config, "common": common,
-            "adapter": runtime.profile(),
+            "adapter": adapter,
         });
         self.write("run.json", &about)
     }

@@ -150,7 +150,10 @@ pub struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}:{}: {}: {}", self.kernel, self.place.file, self.place.line, self.check.name(), self.message)?;
+        if self.kernel != self.place.file {
+            write!(f, "{}: ", self.kernel)?;
+        }
+        write!(f, "{}:{}: {}: {}", self.place.file, self.place.line, self.check.name(), self.message)?;
         if let Some(address) = &self.address {
             write!(f, "\n    at {address}")?;
         }

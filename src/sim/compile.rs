@@ -4,7 +4,7 @@ use super::consts::Resolved;
 use super::lanes::Scalar;
 use super::program::{CONST, Code, Function, Op, OpenArray, Pointer, Reg, Root, Told, Variable};
 use super::types::{array_len, components, has_half, only_scalar, scalar};
-use super::{Access, BindingInfo, Source};
+use super::{Access, BindingInfo, Layout, Source};
 use naga::valid::{FunctionInfo, ModuleInfo};
 use naga::{AddressSpace, Binding, BuiltIn, Expression, Handle, Module, StorageAccess, Type, TypeInner};
 use std::collections::HashMap;
@@ -96,6 +96,7 @@ pub(super) fn compile(resolved: Resolved, info: &ModuleInfo, source: Source) -> 
             slots: Vec::new(),
             halves: Vec::new(),
             immediates: None,
+            immediate_layout: Layout::default(),
             uses_subgroups: false,
             uses_atomics: false,
             resolved: None,
@@ -191,8 +192,11 @@ impl<'a> Compiler<'a> {
         self.globals.insert(handle, Root::Buffer(slot));
         self.code.slots.push(variable.ty);
         self.code.halves.push(has_half(self.resolved, inner));
+        // What is too large to be told number by number can be bound all the same.
+        let layout = Layout::of(self.resolved, variable.ty).unwrap_or_default();
         let Some((group, binding)) = binding else {
             self.code.immediates = Some((name, bytes));
+            self.code.immediate_layout = layout;
             return Ok(());
         };
         let access = match variable.space {
@@ -226,6 +230,8 @@ impl<'a> Compiler<'a> {
             min_bytes: u64::from(bytes),
             stride: open,
             scalar,
+            layout,
+            line: self.line_of(self.module.global_variables.get_span(handle)),
         });
         Ok(())
     }

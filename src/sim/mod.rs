@@ -33,6 +33,7 @@ mod coverage;
 mod flow;
 mod grid;
 mod lanes;
+mod layout;
 mod lower;
 mod math;
 mod memory;
@@ -48,6 +49,7 @@ mod whole;
 pub use buffer::{Bound, Buffer};
 pub use check::{Check, Checks, Finding, Invocation};
 pub use coverage::{Coverage, Line};
+pub use layout::{Field, Layout, Repeated};
 pub use options::{Options, Order, Schedule};
 pub use source::{Place, Source};
 
@@ -81,6 +83,10 @@ pub struct BindingInfo {
     pub stride: Option<u32>,
     /// Its scalar type, where there is only one: `f32`, `f16`, `u32` or `i32`.
     pub scalar: Option<&'static str>,
+    /// Where its numbers lie; empty for types of more than 16,384 numbers that are no arrays.
+    pub layout: Layout,
+    /// The line of its declaration in the whole text, from 1.
+    pub line: u32,
 }
 
 /// What a run found.
@@ -107,10 +113,18 @@ impl Program {
     /// entry point (those that exist are listed) or constant, or if a part of it is not simulated.
     pub fn new(source: Source, entry: &str, constants: &[(&str, f64)]) -> Result<Self> {
         let label = source.place(1).file;
-        let mut module = naga::front::wgsl::parse_str(source.text())
-            .map_err(|e| Error::Input(e.emit_to_string_with_path(source.text(), &label).trim_end().to_owned()))?;
+        let mut module = parse(&source)?;
         Self::only(&mut module, &label, entry)?;
         Self::of_module(label, module, source, constants)
+    }
+
+    /// The compute entry points of `source`, in the order of the text.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with naga's message and line if the text is not WGSL.
+    pub fn entries(source: &Source) -> Result<Vec<String>> {
+        let compute = parse(source)?.entry_points.into_iter().filter(|e| e.stage == naga::ShaderStage::Compute);
+        Ok(compute.map(|e| e.name).collect())
     }
 
     /// As [`Program::new`], of a module that was read already: `source` is the text it came from, `label` the kernel's name
@@ -152,7 +166,7 @@ impl Program {
         validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
         let info = validator
             .validate(&module)
-            .map_err(|e| wrong(e.emit_to_string_with_path(source.text(), &label).trim_end().to_owned()))?;
+            .map_err(|e| wrong(plain(&e.emit_to_string_with_path(source.text(), &label))))?;
         let named = |o: &naga::Override| o.name.clone().or_else(|| o.id.map(|id| id.to_string()));
         let known: Vec<String> = module.overrides.iter().filter_map(|(_, o)| named(o)).collect();
         if let Some((name, _)) = constants.iter().find(|(name, _)| !known.iter().any(|k| k == name)) {
@@ -189,6 +203,12 @@ impl Program {
     #[must_use]
     pub fn immediates(&self) -> Option<(&str, u32)> {
         self.code.immediates.as_ref().map(|(name, bytes)| (name.as_str(), *bytes))
+    }
+
+    /// Where the numbers of its immediates lie.
+    #[must_use]
+    pub fn immediate_layout(&self) -> Option<&Layout> {
+        self.code.immediates.is_some().then_some(&self.code.immediate_layout)
     }
 
     /// Invocations of a workgroup along x, y and z.
@@ -286,6 +306,16 @@ impl Program {
         }
         out
     }
+}
+
+fn parse(source: &Source) -> Result<naga::Module> {
+    naga::front::wgsl::parse_str(source.text())
+        .map_err(|e| Error::Input(plain(&e.emit_to_string_with_path(source.text(), &source.place(1).file))))
+}
+
+/// naga's message without the word that a binary puts in front of its own.
+fn plain(message: &str) -> String {
+    message.strip_prefix("error: ").unwrap_or(message).trim_end().to_owned()
 }
 
 #[cfg(test)]

@@ -364,6 +364,7 @@ pub(super) struct Code {
     /// Whether a slot holds f16, so that its cells are two bytes wide.
     pub(super) halves: Vec<bool>,
     pub(super) immediates: Option<(String, u32)>,
+    pub(super) immediate_layout: super::Layout,
     pub(super) uses_subgroups: bool,
     pub(super) uses_atomics: bool,
     /// What it was made of, for messages.

@@ -43,21 +43,30 @@ const BACKWARD: &[Shape] = &[
     [4, 28, 144, 3, 144, 2, 144],
 ];
 
+const TINY_MAIN: Shape = [2, 9, 16, 3, 32, 1, 1];
+/// Stems, steps to fewer pixels, projections, channels on their own.
+const TINY: &[Shape] =
+    &[[1, 15, 3, 7, 16, 2, 1], [2, 8, 16, 3, 16, 2, 1], [2, 8, 16, 1, 24, 1, 1], [1, 9, 24, 3, 24, 1, 24]];
+
 pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
-    let mut cases = vec![case(runtime, MAIN, None)?];
+    let (main, more, backward) = match level {
+        Level::Tiny => (TINY_MAIN, TINY, TINY),
+        _ => (MAIN, MORE, BACKWARD),
+    };
+    let mut cases = vec![case(runtime, main, None)?];
     if level == Level::Quick {
         return Ok(cases);
     }
     for variant in [Variant::Plain, Variant::Registers, Variant::Subgroup, Variant::Stem, Variant::Tile] {
-        let [_, _, ci, kernel, co, ..] = MAIN;
-        if variant.fits(runtime.profile(), crate::DType::F32, [kernel, kernel, ci, co], &options(MAIN)) {
-            cases.push(case(runtime, MAIN, Some(variant))?);
+        let [_, _, ci, kernel, co, ..] = main;
+        if variant.fits(runtime.profile(), crate::DType::F32, [kernel, kernel, ci, co], &options(main)) {
+            cases.push(case(runtime, main, Some(variant))?);
         }
     }
-    for &shape in MORE {
+    for &shape in more {
         cases.push(case(runtime, shape, None)?);
     }
-    for &shape in BACKWARD {
+    for &shape in backward {
         cases.push(backward_case(runtime, shape, Operand::Input)?);
         cases.push(backward_case(runtime, shape, Operand::Weights)?);
     }

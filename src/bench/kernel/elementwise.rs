@@ -5,7 +5,11 @@ use crate::reference::elementwise::act;
 use crate::runtime::Runtime;
 
 pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
-    let sizes: &[usize] = if level == Level::Quick { &[1 << 22] } else { &[1 << 16, 1 << 24] };
+    let sizes: &[usize] = match level {
+        Level::Tiny => &[1001],
+        Level::Quick => &[1 << 22],
+        Level::Full => &[1 << 16, 1 << 24],
+    };
     let mut cases = Vec::new();
     for &n in sizes {
         let ((a, ra), (b, rb)) = (noise(runtime, &[n], 1)?, noise(runtime, &[n], 2)?);

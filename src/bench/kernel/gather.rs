@@ -30,10 +30,10 @@ fn ids(runtime: &Runtime, n: usize, limit: usize) -> Result<(Tensor, Vec<usize>)
 
 pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
-    let shapes: &[(usize, usize, usize)] = if level == Level::Quick {
-        &[(4096, 768, 4096)]
-    } else {
-        &[(4096, 768, 4096), (65_536, 64, 65_536), (4096, 5, 65_536)]
+    let shapes: &[(usize, usize, usize)] = match level {
+        Level::Tiny => &[(50, 48, 90), (50, 5, 90)],
+        Level::Quick => &[(4096, 768, 4096)],
+        Level::Full => &[(4096, 768, 4096), (65_536, 64, 65_536), (4096, 5, 65_536)],
     };
     for &(v, d, n) in shapes {
         let ((table, want), (ids, picked)) = (noise(runtime, &[v, d], 1)?, ids(runtime, n, v)?);
@@ -49,7 +49,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
         );
     }
     // A batch of images from a data set that stays on the device.
-    let (n, batch) = (10_000, 512);
+    let (n, batch) = if level == Level::Tiny { (20, 7) } else { (10_000, 512) };
     let bytes: Vec<u8> = (0..n * 3072).map(|i| (i * 31 % 251) as u8).collect();
     let images = Tensor::from_slice(runtime, &bytes, &[n, 32, 32, 3])?;
     let (picks, picked) = ids(runtime, batch, n)?;

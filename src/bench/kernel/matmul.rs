@@ -23,6 +23,9 @@ const SHAPES: &[(usize, usize, usize, usize, bool)] = &[
     (1, 1000, 768, 1, false),
 ];
 
+const TINY: &[(usize, usize, usize, usize, bool)] =
+    &[(1, 37, 40, 36, false), (2, 17, 33, 50, true), (1, 1, 70, 100, false), (1, 100, 70, 1, false)];
+
 /// `a` stored `[k, m]`, times `[k, n]`, as for the gradient of a weight: k, m, n.
 const GRADIENTS: &[(usize, usize, usize)] = &[(131_072, 16, 16), (65_536, 64, 64), (65_536, 144, 16), (8192, 192, 768)];
 
@@ -36,7 +39,11 @@ fn element(a: &Array, b: &Array, i: usize) -> f64 {
 }
 
 pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
-    let shapes = if level == Level::Quick { &SHAPES[..4] } else { SHAPES };
+    let shapes = match level {
+        Level::Tiny => TINY,
+        Level::Quick => &SHAPES[..4],
+        Level::Full => SHAPES,
+    };
     let mut cases = Vec::new();
     for (i, &(batch, m, k, n, b_batched)) in shapes.iter().enumerate() {
         let (a, ra) = noise(runtime, &[batch, m, k], 2 * i as u64)?;
@@ -59,7 +66,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
             cases.push(case);
         };
         add(None);
-        if level == Level::Full {
+        if level != Level::Quick {
             let fits = |v: &Variant| {
                 let vector = matches!(v, Variant::Vector | Variant::VectorShared);
                 v.runs_on(runtime.profile(), DType::F32) && (m == 1 || n == 1 || !vector)
@@ -67,7 +74,11 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
             Variant::ALL.iter().copied().filter(fits).for_each(|v| add(Some(v)));
         }
     }
-    let gradients = if level == Level::Quick { &GRADIENTS[..1] } else { GRADIENTS };
+    let gradients = match level {
+        Level::Tiny => &[(300, 16, 20)],
+        Level::Quick => &GRADIENTS[..1],
+        Level::Full => GRADIENTS,
+    };
     for (i, &(k, m, n)) in gradients.iter().enumerate() {
         let ((a, ra), (b, rb)) =
             (noise(runtime, &[k, m], 60 + 2 * i as u64)?, noise(runtime, &[k, n], 61 + 2 * i as u64)?);
@@ -81,7 +92,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
         );
     }
     for act in [Act::None, Act::Gelu] {
-        let (m, k, n) = (788, 192, 768);
+        let (m, k, n) = if level == Level::Tiny { (37, 48, 72) } else { (788, 192, 768) };
         let ((x, rx), (w, rw)) = (noise(runtime, &[1, m, k], 90)?, noise(runtime, &[k, n], 91)?);
         let (bias, rbias) = noise(runtime, &[n], 92)?;
         let check = move |out: &Tensor| {

@@ -27,7 +27,11 @@ fn off(got: &Array, want: &Array) -> f64 {
 }
 
 pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
-    let (shapes, images) = if level == Level::Quick { (&SHAPES[..2], &IMAGES[..1]) } else { (SHAPES, IMAGES) };
+    let (shapes, images) = match level {
+        Level::Tiny => (&[(5, 192), (4, 1001)][..], &[&[3, 6, 6, 16][..]][..]),
+        Level::Quick => (&SHAPES[..2], &IMAGES[..1]),
+        Level::Full => (SHAPES, IMAGES),
+    };
     let mut cases = Vec::new();
     for &(n_rows, n) in shapes {
         let (x, host_x) = noise(runtime, &[n_rows, n], 1)?;

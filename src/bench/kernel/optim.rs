@@ -50,7 +50,11 @@ fn step(
 }
 
 pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
-    let shapes = if level == Level::Quick { &SHAPES[..1] } else { SHAPES };
+    let shapes = match level {
+        Level::Tiny => &[(5, 301)],
+        Level::Quick => &SHAPES[..1],
+        Level::Full => SHAPES,
+    };
     let mut cases = Vec::new();
     for &shape in shapes {
         cases.push(step(

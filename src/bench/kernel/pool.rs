@@ -9,13 +9,16 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     let largest = |got: &Tensor, want: &[f64]| -> Result<f64> {
         Ok(worst(got.to_vec::<f32>()?.iter().zip(want).map(|(a, b)| f64::from(*a) - b)))
     };
-    let (x, array) = noise(runtime, &[8, 112, 112, 64], 1)?;
-    let (n, n_out) = (x.len() as u64, 8 * 56 * 56 * 64);
+    let tiny = level == Level::Tiny;
+    let [n, size, c] = if tiny { [2, 13, 8] } else { [8, 112, 64] };
+    let shape = format!("{n}x{c}x{size}x{size} 3x3 /2");
+    let (x, array) = noise(runtime, &[n, size, size, c], 1)?;
+    let (n, n_out) = (x.len() as u64, (n * size.div_ceil(2).pow(2) * c) as u64);
     let want = reference::max_pool2d(&array, [3; 2], [2; 2], [1; 2]).data;
     cases.push(
         Case::new(
             "pool/max_pool2d",
-            "8x64x112x112 3x3 /2",
+            shape,
             move || max_pool2d(&x, [3; 2], [2; 2], [1; 2]),
             move |out| largest(out, &want),
         )
@@ -25,20 +28,23 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     if level == Level::Quick {
         return Ok(cases);
     }
-    let (x, array) = noise(runtime, &[64, 32, 32, 16], 2)?;
-    let (n, n_out) = (x.len() as u64, 64 * 16 * 16 * 16);
+    let [n, size, c] = if tiny { [2, 8, 12] } else { [64, 32, 16] };
+    let shape = format!("{n}x{c}x{size}x{size} 2x2 /2");
+    let (x, array) = noise(runtime, &[n, size, size, c], 2)?;
+    let (n, n_out) = (x.len() as u64, (n * (size / 2).pow(2) * c) as u64);
     let want = reference::avg_pool2d(&array, [2; 2], [2; 2], [0; 2], true).data;
     cases.push(
         Case::new(
             "pool/avg_pool2d",
-            "64x16x32x32 2x2 /2",
+            shape,
             move || avg_pool2d(&x, [2; 2], [2; 2], [0; 2], true),
             move |out| largest(out, &want),
         )
         .cost(4 * n_out, 4 * (n + n_out))
         .tolerance(1e-6),
     );
-    for shape in [[64, 8, 8, 64], [1, 7, 7, 2048]] {
+    let shapes = if tiny { [[3, 8, 8, 12], [1, 7, 7, 70]] } else { [[64, 8, 8, 64], [1, 7, 7, 2048]] };
+    for shape in shapes {
         let (x, array) = noise(runtime, &shape, 3)?;
         let n = x.len() as u64;
         let want = reference::global_avg_pool(&array).data;

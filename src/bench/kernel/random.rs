@@ -10,7 +10,11 @@ const KEY: Key = Key::new(1, 2, 3);
 const CHECKED: usize = 65_536;
 
 pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
-    let n: usize = if level == Level::Quick { 1 << 20 } else { 1 << 24 };
+    let n: usize = match level {
+        Level::Tiny => 3001,
+        Level::Quick => 1 << 20,
+        Level::Full => 1 << 24,
+    };
     let largest = |got: &[f32], want: &[f64]| worst(got.iter().zip(want).map(|(g, w)| f64::from(*g) - w));
     let rt = runtime.clone();
     let bits = Case::new(
@@ -37,7 +41,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
         move || random::normal(&rt, &[n], 0.0, 1.0, KEY),
         move |out| Ok(largest(&out.to_vec()?, &reference::normal(&[CHECKED], 0.0, 1.0, KEY).data)),
     );
-    let (rt, m) = (runtime.clone(), 1 << 16);
+    let (rt, m) = (runtime.clone(), n.min(1 << 16));
     let permutation = Case::new(
         "random/permutation",
         format!("{m}"),

@@ -12,11 +12,17 @@ const SHAPES: &[(&[usize], &[usize])] = &[
     (&[64, 16, 16, 64], &[1, 2]),
     (&[2364, 197], &[1]),
 ];
+const TINY: &[(&[usize], &[usize])] =
+    &[(&[5001], &[0]), (&[9, 257], &[1]), (&[300, 20], &[0]), (&[3, 5, 4, 20], &[1, 2])];
 const OPS: &[(ReduceOp, &str)] =
     &[(ReduceOp::Sum, "reduce/sum"), (ReduceOp::Max, "reduce/max"), (ReduceOp::Var { unbiased: false }, "reduce/var")];
 
 pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
-    let (shapes, ops) = if level == Level::Quick { (&SHAPES[1..4], &OPS[..1]) } else { (SHAPES, OPS) };
+    let (shapes, ops) = match level {
+        Level::Tiny => (TINY, OPS),
+        Level::Quick => (&SHAPES[1..4], &OPS[..1]),
+        Level::Full => (SHAPES, OPS),
+    };
     let mut cases = Vec::new();
     for &(shape, axes) in shapes {
         let (x, host_x) = noise(runtime, shape, 1)?;
@@ -32,7 +38,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
             });
             for variant in ReduceVariant::ALL {
                 let subgroups = variant != ReduceVariant::Subgroup || runtime.profile().features.subgroup;
-                let fits = subgroups && (level == Level::Full || variant == ReduceVariant::Vec4);
+                let fits = subgroups && (level != Level::Quick || variant == ReduceVariant::Vec4);
                 if !fits {
                     continue;
                 }
@@ -55,16 +61,17 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
             }
         }
     }
-    let (x, host_x) = noise(runtime, &[65_536, 10], 1)?;
+    let n = if level == Level::Tiny { 301 } else { 65_536 };
+    let (x, host_x) = noise(runtime, &[n, 10], 1)?;
     let want = reference::reduce(&host_x, &[1], false, |values| reference::place(values, reference::max(values)));
     cases.push(
         Case::new(
             "reduce/argmax",
-            "65536x10 [1]",
+            format!("{n}x10 [1]"),
             move || argmax(&x, &[1], false),
             move |out| Ok(worst(out.to_vec::<u32>()?.iter().zip(&want.data).map(|(g, w)| f64::from(*g) - w))),
         )
-        .cost(655_360, 4 * 655_360)
+        .cost(10 * n as u64, 40 * n as u64)
         .tolerance(0.0),
     );
     Ok(cases)

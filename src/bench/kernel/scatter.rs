@@ -9,7 +9,11 @@ const SHAPES: &[(usize, usize, usize)] =
     &[(12_608, 192, 197), (4096, 768, 4096), (65_536, 64, 65_536), (65_536, 64, 1)];
 
 pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
-    let shapes = if level == Level::Quick { &SHAPES[..1] } else { SHAPES };
+    let shapes = match level {
+        Level::Tiny => &[(203, 24, 17), (64, 5, 1)],
+        Level::Quick => &SHAPES[..1],
+        Level::Full => SHAPES,
+    };
     let mut cases = Vec::new();
     for (seed, &(n, d, n_rows)) in shapes.iter().enumerate() {
         let (x, want) = noise(runtime, &[n, d], seed as u64)?;

@@ -17,7 +17,11 @@ fn wrong(got: &[u32], want: &[u32]) -> Result<f64> {
 }
 
 pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
-    let sizes: &[usize] = if level == Level::Quick { &[1 << 20] } else { &[1 << 16, 1 << 20, 1 << 22] };
+    let sizes: &[usize] = match level {
+        Level::Tiny => &[3001],
+        Level::Quick => &[1 << 20],
+        Level::Full => &[1 << 16, 1 << 20, 1 << 22],
+    };
     let mut cases = Vec::new();
     for &n in sizes {
         let x = random::bits(runtime, n, KEY)?;

@@ -6,12 +6,13 @@ use crate::reference::topk as reference;
 use crate::runtime::Runtime;
 
 pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
-    let mut shapes = vec![(256, 10_000, 20), (256, 10_000, 200)];
-    if level == Level::Full {
-        shapes.extend([(4096, 1000, 5), (1, 1 << 22, 32), (1, 1 << 22, 1024)]);
-    }
+    let shapes: &[(usize, usize, usize)] = match level {
+        Level::Tiny => &[(3, 1501, 20), (2, 1501, 200)],
+        Level::Quick => &[(256, 10_000, 20), (256, 10_000, 200)],
+        Level::Full => &[(256, 10_000, 20), (256, 10_000, 200), (4096, 1000, 5), (1, 1 << 22, 32), (1, 1 << 22, 1024)],
+    };
     let mut cases = Vec::new();
-    for (rows, n, k) in shapes {
+    for &(rows, n, k) in shapes {
         let (x, array) = noise(runtime, &[rows, n], 9)?;
         for variant in TopkVariant::ALL {
             if matches!(variant, TopkVariant::Lists(_)) && k > 32 {
