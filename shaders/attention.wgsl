@@ -62,7 +62,7 @@ fn attention_plain_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wor
     let n_dims_8 = p.n_dims / 8u * 8u;
     let n_cols = min(PLAIN_COLS, p.n_dims - first_col);
     let at_q = p.base_q + (part.start_q + i) * p.token_q + part.head * p.head_q;
-    var acc: array<f32, PLAIN_COLS>;
+    var acc = array<f32, PLAIN_COLS>();
     var m = NEVER;
     var sum = 0.0;
     let n_keys = n_seen(i, part.n_keys);
@@ -119,8 +119,8 @@ alias Held = array<Rows2, 8u * MAX_BLOCKS>;
 @group(0) @binding(1) var<storage, read> attention_k4: array<Elem4>;
 @group(0) @binding(2) var<storage, read> attention_v4: array<Elem4>;
 @group(0) @binding(5) var<storage, read_write> attention_out4: array<Elem4>;
-var<private> held_q: Held;
-var<private> held_out: Held;
+var<private> held_q: Held = Held();
+var<private> held_out: Held = Held();
 
 // The two queries of an invocation.
 struct Queries {
@@ -574,7 +574,7 @@ fn attention_tiled_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wor
     let n_keys = n_seen(first + TILE_ROWS - 1u, part.n_keys);
     var m = vec4<f32>(NEVER);
     var sum = vec4<f32>(0.0);   // of this invocation's keys
-    var out: array<Rows4, 4>;
+    var out = array<Rows4, 4>();
     for (var key = 0u; key < n_keys; key += TILE_KEYS) {
         for (var row = y; row < TILE_KEYS; row += TILE_SIDE) {
             let token = part.start_k + min(key + row, part.n_keys - 1u);

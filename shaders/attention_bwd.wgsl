@@ -114,7 +114,7 @@ fn attention_plain_bwd_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_w
     let row = (part.start_q + i) * p.n_heads + part.head;
     let at_q = p.base_q + (part.start_q + i) * p.token_q + part.head * p.head_q;
     let stats = attention_stats[row];
-    var acc: array<f32, PLAIN_COLS>;
+    var acc = array<f32, PLAIN_COLS>();
     let n_keys = n_seen(i, part.n_keys);
     for (var j = 0u; j < n_keys; j++) {
         let at_k = p.base_k + (part.start_k + j) * p.token_k + part.head_kv * p.head_k;
@@ -151,8 +151,8 @@ fn attention_plain_bwd_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_
     let last = n_cols - 1u;
     let at_k = p.base_k + (part.start_k + j) * p.token_k + part.head_kv * p.head_k;
     let at_v = p.base_v + (part.start_k + j) * p.token_v + part.head_kv * p.head_v;
-    var acc_k: array<f32, PLAIN_COLS>;
-    var acc_v: array<f32, PLAIN_COLS>;
+    var acc_k = array<f32, PLAIN_COLS>();
+    var acc_v = array<f32, PLAIN_COLS>();
     for (var head = part.head; head < part.head + p.n_shared; head++) {
         for (var i = first_seeing(j); i < part.n_queries; i++) {
             let row = (part.start_q + i) * p.n_heads + head;
@@ -538,7 +538,7 @@ fn tile_dots(of_held: u32, held: Rows, of_walked: u32, walked: Rows, head: u32, 
     let x = local % TILE_SIDE;
     let y = local / TILE_SIDE;
     let n_cols = attention_params.n_dims / 4u;
-    var sum: Scores;
+    var sum = Scores();
     for (var block = 0u; block < n_cols; block += TILE_SIDE) {
         let col = min(block + x, n_cols - 1u);
         workgroupBarrier();   // all are done with what was there
@@ -609,7 +609,7 @@ fn attention_tiled_bwd_q(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_w
         flow[r] = stats.y;
         seen[r] = n_seen(i[r], part.n_keys);
     }
-    var sums: Sums;
+    var sums = Sums();
     let n_keys = n_seen(held.first + TILE_ROWS - 1u, part.n_keys);
     for (var key = 0u; key < n_keys; key += TILE_ROWS) {
         let walked = Rows(part.start_k, key, part.n_keys);
@@ -651,8 +651,8 @@ fn attention_tiled_bwd_kv(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_
     let n_cols = p.n_dims / 4u;
     let j = held.first + y + vec4<u32>(0u, 8u, 16u, 24u);
     let first = vec4<u32>(first_seeing(j.x), first_seeing(j.y), first_seeing(j.z), first_seeing(j.w));
-    var sums_k: Sums;
-    var sums_v: Sums;
+    var sums_k = Sums();
+    var sums_v = Sums();
     for (var head = part.head; head < part.head + p.n_shared; head++) {
         for (var query = first_seeing(held.first); query < part.n_queries; query += TILE_ROWS) {
             let walked = Rows(part.start_q, query, part.n_queries);

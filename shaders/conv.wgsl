@@ -177,7 +177,7 @@ fn conv_step(sum: ptr<function, ConvSums>, weights: mat4x4<f32>, taps: ConvTaps,
 
 fn conv_bias16(block: ConvBlock) -> mat4x4<f32> {
     let last = block.end4 - 1u;
-    var bias: mat4x4<f32>;
+    var bias = mat4x4<f32>();
     if (conv_params.operands & BIAS) != 0u {
         bias[0] = vec4<f32>(conv_bias4[block.o4]);
         bias[1] = vec4<f32>(conv_bias4[min(block.o4 + 1u, last)]);
@@ -236,7 +236,7 @@ fn conv_registers_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_work
     let co4 = p.co / 4u;
     let o = min(vec4<u32>(block.o4) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(block.end4 - 1u));
     var w = 0u;
-    var sum: ConvSums;
+    var sum = ConvSums();
     for (var r = 0u; r < kernel.x; r++) {
         for (var s = 0u; s < kernel.y; s++) {
             let taps = conv_taps(windows, r, s, p.ci / 4u);
@@ -276,7 +276,7 @@ fn conv_subgroup_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workg
     let co4 = p.co / 4u;
     // Rows 0 and 1 of four in the first load, 2 and 3 in the second.
     var w = (lane / 4u) * co4 + min(block.o4 + lane % 4u, block.end4 - 1u);
-    var sum: ConvSums;
+    var sum = ConvSums();
     for (var r = 0u; r < kernel.x; r++) {
         for (var s = 0u; s < kernel.y; s++) {
             let taps = conv_taps(windows, r, s, p.ci / 4u);
@@ -308,7 +308,7 @@ fn conv_stem_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
     let kernel = conv_pair(p.kernel);
     let o = min(vec2<u32>(block.o4 * 4u + lane) + vec2<u32>(0u, 8u), vec2<u32>(block.end4 * 4u - 1u));
     var w = 0u;
-    var sum: ConvSums;
+    var sum = ConvSums();
     for (var r = 0u; r < kernel.x; r++) {
         for (var s = 0u; s < kernel.y; s++) {
             let taps = conv_taps(windows, r, s, p.ci);
@@ -377,7 +377,7 @@ fn conv_depthwise_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_work
     let windows = conv_windows(pixel);
     let kernel = conv_pair(p.kernel);
     var w = c;
-    var sum: ConvRow;
+    var sum = ConvRow();
     for (var r = 0u; r < kernel.x; r++) {
         for (var s = 0u; s < kernel.y; s++) {
             let taps = conv_taps(windows, r, s, c4);
@@ -457,8 +457,8 @@ fn conv_depthwise3_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wor
     let w0 = conv_row3(c, c4);
     let w1 = conv_row3(c + 3u * c4, c4);
     let w2 = conv_row3(c + 6u * c4, c4);
-    var upper: ConvRow;
-    var lower: ConvRow;
+    var upper = ConvRow();
+    var lower = ConvRow();
     var span = conv_span(image, top, left, c4, c);
     conv_slide(&upper, w0, span);
     span = conv_span(image, top + 1u, left, c4, c);
@@ -510,7 +510,7 @@ fn conv_tile_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
     let k = local % STEP;
     var c = k;
     var tap = vec2<u32>(0u);
-    var sum: array<mat2x4<f32>, 8>;
+    var sum = array<mat2x4<f32>, 8>();
     let n_rows = kernel.x * kernel.y * p.ci_group;
     for (var start = 0u; start < n_rows; start += STEP) {
         while c >= p.ci_group && tap.x < kernel.x {

@@ -401,7 +401,7 @@ fn conv_subgroup_bwd_w(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wor
     let start = block.part * p.part;
     let end = min(start + p.part, p.n_pixels);
     var at = conv_pixel(start);
-    var sum: ConvWeightSums;
+    var sum = ConvWeightSums();
     for (var pixel = start; pixel < end; pixel += 4u) {
         var four: ConvFour;
         four.a = conv_window(at, true, p.ci);
@@ -495,7 +495,7 @@ fn conv_window3_bwd_w(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_work
     let end = min(start + p.part, p.n_pixels);
     let row_step = p.w * p.ci;
     var at = conv_pixel(start);
-    var sum: ConvWeightSums;
+    var sum = ConvWeightSums();
     for (var pixel = start; pixel < end; pixel += 4u) {
         let window = conv_window(at, true, p.ci);
         at.x += 4u;
@@ -567,7 +567,7 @@ fn conv_depthwise_bwd_w(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wo
     let down = vec2<u32>(dilation.x, 0u);
     let end = min((part + 1u) * p.part, p.n_pixels);
     var at = conv_pixel(part * p.part);
-    var sum: array<vec4<f32>, 9>;
+    var sum = array<vec4<f32>, 9>();
     for (var pixel = part * p.part; pixel < end; pixel++) {
         let d = vec4<f32>(conv_bwd_w_d_out4[pixel * n_c4 + c4]);
         let window = conv_window(at, true, n_c4);
@@ -621,7 +621,7 @@ fn conv_tile_bwd_w(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
     let start = part * p.part;
     let end = min(start + p.part, p.n_pixels);
     var at = conv_pixel(start);
-    var sum: array<mat2x4<f32>, 8>;
+    var sum = array<mat2x4<f32>, 8>();
     for (var first = start; first < end; first += STEP) {
         workgroupBarrier();
         for (var k = 0u; k < STEP; k++) {

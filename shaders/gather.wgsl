@@ -169,7 +169,8 @@ fn rows_vec4_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
     }
 }
 
-// One invocation per word of the whole output: what this input does not cover is kept, as an earlier dispatch wrote it.
+// One invocation per word of the whole output. Columns before those of this input are kept, as earlier dispatches wrote
+// them; those behind are still to come.
 @compute @workgroup_size(WG_SIZE)
 fn rows_bytes_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
                   @builtin(local_invocation_index) local: u32) {
@@ -180,7 +181,10 @@ fn rows_bytes_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     }
     var row = word * 4u / p.stride_out;
     var i = word * 4u - row * p.stride_out;
-    var bytes = rows_out_words[word];
+    var bytes = 0u;
+    if i < p.start_out || (p.start_out != 0u && i + 3u >= p.stride_out && row + 1u < p.n_rows) {
+        bytes = rows_out_words[word];
+    }
     for (var j = 0u; j < 4u; j++) {
         if row < p.n_rows && i >= p.start_out && i - p.start_out < p.n_inner {
             let at = rows_start(row) + (i - p.start_out) * p.stride_inner;
@@ -491,8 +495,10 @@ fn readers_of(i: u32) -> vec2<u32> {
     let low = (f32(i) - 1.0 + p.centre) / p.scale - p.centre - 1.0;
     let high = (f32(i) + 1.0 + p.centre) / p.scale - p.centre + 2.0;
     // What lies beyond an edge reads the pixel there. A scale of 0 is that of a single pixel on either side.
-    return vec2<u32>(select(min(u32(max(low, 0.0)), p.n_out), 0u, i == 0u || p.scale == 0.0),
-                     select(min(u32(max(high, 0.0)), p.n_out), p.n_out, i + 1u == p.n_in || p.scale == 0.0));
+    // Bounded as floats first: an integer cannot hold an infinity.
+    let end = f32(p.n_out);
+    return vec2<u32>(select(min(u32(clamp(low, 0.0, end)), p.n_out), 0u, i == 0u || p.scale == 0.0),
+                     select(min(u32(clamp(high, 0.0, end)), p.n_out), p.n_out, i + 1u == p.n_in || p.scale == 0.0));
 }
 
 @compute @workgroup_size(WG_SIZE)

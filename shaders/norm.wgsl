@@ -102,9 +102,9 @@ fn norm_vec4_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
     let n_vec4 = p.n_cols / 4u;
     // Past the last row the last is done again: the same numbers to the same place by the same invocation.
     let starts = min(vec4<u32>(row) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(p.n_rows - 1u)) * n_vec4;
-    var firsts: vec4<f32>;
-    var means: vec4<f32>;
-    var scales: vec4<f32>;
+    var firsts = vec4<f32>();
+    var means = vec4<f32>();
+    var scales = vec4<f32>();
     for (var q = 0u; q < 4u; q++) {
         var m: Moments;
         if OP == 0u {

@@ -117,7 +117,7 @@ fn pool_vec4_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
     let step = pool_pair(p.stride).y;
     let start = vec2<u32>(row - image * p.ho, column) * pool_pair(p.stride) - pool_pair(p.padding);
     let c = id - tile * c4 + image * p.h * p.w * c4;
-    var sum: array<vec4<f32>, 4>;
+    var sum = array<vec4<f32>, 4>();
     for (var r = 0u; r < kernel.x; r++) {
         for (var s = 0u; s < kernel.y; s++) {
             let at = start + vec2<u32>(r, s);

@@ -155,8 +155,8 @@ fn softmax_rows_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgr
     let n = p.n_cols;
     let n_here = min(p.n_rows - row, 4u);
     let base = row / 4u * n;
-    var tops: vec4<f32>;
-    var factors: vec4<f32>;
+    var tops = vec4<f32>();
+    var factors = vec4<f32>();
     for (var q = 0u; q < n_here; q++) {
         let sums = row_sums((row + q) * n, n);
         let f = factor(sums.sum);

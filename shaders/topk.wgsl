@@ -55,7 +55,7 @@ fn topk_lists_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     if row >= p.n_rows {
         return;
     }
-    var list: TopList;
+    var list = TopList();
     let start = row * p.n;
     let first = start / 4u + (lane - (row << p.lanes_log2)) * p.lane_step;
     let end = min(first + p.rounds * p.round_step, (start + p.n + 3u) / 4u);
@@ -79,7 +79,7 @@ fn topk_merge_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     if row >= p.n_rows {
         return;
     }
-    var list: TopList;
+    var list = TopList();
     let start = row * (p.n / 4u);
     let first = start + (lane - (row << p.lanes_log2)) * p.lane_step;
     let end = min(first + p.rounds * p.round_step, start + p.n / 4u);

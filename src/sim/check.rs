@@ -29,12 +29,12 @@ pub enum Check {
     DivisionByZero,
     /// A shift by the width of the type or more, or bits picked past it.
     ShiftPastWidth,
-    /// A signed result that does not fit: the least number divided by -1, negated, or its absolute value; a float
-    /// converted to an integer that cannot hold it.
+    /// A signed result that does not fit: the least number divided by -1, negated, or its absolute value. Sums and
+    /// products wrap, and floats are clamped when they become integers; WGSL leaves neither open.
     SignedOverflow,
     /// A finite f16 result that becomes infinite.
     F16Overflow,
-    /// NaN or infinity out of finite operands.
+    /// NaN or infinity out of finite operands, or an integer made of one.
     NonFinite,
     /// A subgroup operation that reads from an invocation that does not exist or is not there.
     SubgroupLane,
@@ -99,7 +99,9 @@ impl Checks {
 
 impl Default for Checks {
     fn default() -> Self {
-        Self { non_finite: false, ..Self::all() }
+        let mut checks = Self::all();
+        checks.non_finite = false;
+        checks
     }
 }
 

@@ -89,7 +89,7 @@ impl<'a> Grid<'a> {
     pub(super) fn weighs(&self, risk: Risk) -> bool {
         match risk {
             Risk::None => false,
-            Risk::Float => self.options.checks.non_finite,
+            Risk::Float | Risk::ToInteger => self.options.checks.non_finite,
             _ => self.options.checks.arithmetic,
         }
     }

@@ -242,9 +242,7 @@ impl<'a> Compiler<'a> {
                     Some(_) => {
                         let out = self.alloc(n)?;
                         let risk = match (from, to) {
-                            (Scalar::F32 | Scalar::F16, Scalar::I32 | Scalar::U32) => {
-                                Risk::ToInteger { signed: to == Scalar::I32 }
-                            }
+                            (Scalar::F32 | Scalar::F16, Scalar::I32 | Scalar::U32) => Risk::ToInteger,
                             (Scalar::F32, Scalar::F16) => Risk::Half,
                             _ => Risk::None,
                         };
@@ -288,13 +286,13 @@ impl<'a> Compiler<'a> {
                 let TypeInner::CooperativeMatrix { columns, .. } = *self.type_of(frame, b) else {
                     return Err("a cooperative product of what is no cooperative matrix".into());
                 };
-                let (from, to) = (self.scalar_of(frame, a)?, self.scalar_of(frame, c)?);
+                let to = self.scalar_of(frame, c)?;
                 let regs = [self.reg(frame, a)?, self.reg(frame, b)?, self.reg(frame, c)?];
                 let (rows, columns, inner) = (rows as u32, columns as u32, inner as u32);
                 let out = self.alloc(rows * columns)?;
                 self.code.uses_subgroups = true;
                 let [a, b, c] = regs;
-                frame.push(Op::CoopMultiply { out, a, b, c, rows, columns, inner, from, to });
+                frame.push(Op::CoopMultiply { out, a, b, c, rows, columns, inner, to });
                 out
             }
             Expression::Literal(_)

@@ -29,6 +29,7 @@ mod buffer;
 mod check;
 mod compile;
 mod consts;
+mod coverage;
 mod flow;
 mod grid;
 mod lanes;
@@ -47,6 +48,7 @@ mod whole;
 
 pub use buffer::{Bound, Buffer};
 pub use check::{Check, Checks, Finding, Invocation};
+pub use coverage::{Coverage, Line};
 pub use layout::{Field, Layout, Repeated};
 pub use options::{Options, Order, Schedule};
 pub use source::{Place, Source};
@@ -219,6 +221,12 @@ impl Program {
     #[must_use]
     pub fn uses_subgroups(&self) -> bool {
         self.code.uses_subgroups
+    }
+
+    /// Which of its lines and branches ran so far, over all runs.
+    #[must_use]
+    pub fn coverage(&self) -> Coverage {
+        coverage::of(&self.code)
     }
 
     /// Runs `groups` workgroups over the buffers, in the order of [`Program::bindings`].

@@ -33,10 +33,8 @@ pub(super) enum Risk {
     Bits,
     /// The least i32 negated or made positive.
     Least,
-    /// A float that an integer must hold.
-    ToInteger {
-        signed: bool,
-    },
+    /// A float as an integer.
+    ToInteger,
     /// An f32 result.
     Float,
     /// An f16 result.
@@ -214,7 +212,6 @@ pub(super) enum Op {
         rows: u32,
         columns: u32,
         inner: u32,
-        from: Scalar,
         to: Scalar,
     },
     If {

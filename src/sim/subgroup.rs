@@ -158,7 +158,7 @@ impl Wave {
                         self.coop_write(grid, shared, number, lane, (to.root, place), shape.scalar, word);
                     }
                 }
-                Op::CoopMultiply { out, a, b, c, rows, columns, inner, from: _, to } => {
+                Op::CoopMultiply { out, a, b, c, rows, columns, inner, to } => {
                     for column in 0..columns {
                         for row in 0..rows {
                             let float = |reg: u32| f32::from_bits(self.get(grid, reg, lane));

@@ -280,11 +280,7 @@ impl Wave {
                 self.masks[depth - 1].done |= self.active;
                 self.active = 0;
             }
-            Op::Skip { to } => {
-                if self.active == 0 {
-                    self.pc = to;
-                }
-            }
+            Op::Skip { to } if self.active == 0 => self.pc = to,
             Op::Break { up } | Op::Return { up } => {
                 self.masks[depth - 1 - up as usize].done |= self.active;
                 self.active = 0;
@@ -494,15 +490,8 @@ fn fault(risk: Risk, result: u32, args: &[u32], non_finite: bool) -> Option<(Che
             (u64::from(offset) + u64::from(count) > 32).then_some(Check::ShiftPastWidth)
         }
         Risk::Least => (args[0] == 1 << 31).then_some(Check::SignedOverflow),
-        Risk::ToInteger { signed } => {
-            let x = f64::from(f32::from_bits(args[0])).trunc();
-            let fits = if signed {
-                (-2_147_483_648.0..2_147_483_648.0).contains(&x)
-            } else {
-                (0.0..4_294_967_296.0).contains(&x)
-            };
-            (!fits).then_some(Check::SignedOverflow)
-        }
+        // What an integer cannot hold is clamped; what is no number gives anything.
+        Risk::ToInteger => (non_finite && !finite(args[0])).then_some(Check::NonFinite),
         Risk::Half if f32::from_bits(result).is_infinite() && args.iter().all(|word| finite(*word)) => {
             Some(Check::F16Overflow)
         }
@@ -511,7 +500,7 @@ fn fault(risk: Risk, result: u32, args: &[u32], non_finite: bool) -> Option<(Che
         }
     }?;
     let args = args.to_vec();
-    let floats = matches!(risk, Risk::ToInteger { .. } | Risk::Float | Risk::Half);
+    let floats = matches!(risk, Risk::ToInteger | Risk::Float | Risk::Half);
     let message = move || {
         let show = |word: &u32| if floats { f32::from_bits(*word).to_string() } else { (*word as i32).to_string() };
         let operands: Vec<String> = args.iter().map(show).collect();
@@ -520,6 +509,7 @@ fn fault(risk: Risk, result: u32, args: &[u32], non_finite: bool) -> Option<(Che
             Check::DivisionByZero => format!("{} divided by 0", operands[0]),
             Check::ShiftPastWidth => format!("of {of}"),
             Check::F16Overflow => format!("of {of}, past 65504"),
+            Check::NonFinite if risk == Risk::ToInteger => format!("an integer of {of}"),
             Check::NonFinite => format!("{} of {of}", f32::from_bits(result)),
             _ => format!("of {of}"),
         }

@@ -439,7 +439,8 @@ impl ChannelNorm {
             let whole = if self.grid.n_samples == 1 {
                 sums.reshape(&sums.shape()[1..])?
             } else {
-                reduce::sum(sums, &[0], false)?
+                // Nothing is behind the columns.
+                reduce::sum(&sums.slice(2, 0..self.grid.n_cols)?, &[0], false)?
             };
             Ok(Some(elementwise::cast(&self.grid.row(&whole, i)?, param.dtype())?))
         };
