@@ -36,7 +36,7 @@ pub enum Command {
     /// Every pair of a subgroup size and a schedule is one run. No GPU is opened. Ends with 0 if nothing was found, 1 if
     /// something was, 2 if the input is bad.
     #[cfg(feature = "sim")]
-    Sanitize(super::sanitize::SanitizeFlags),
+    Sanitize(Box<super::sanitize::SanitizeFlags>),
 }
 
 /// Which rows.
