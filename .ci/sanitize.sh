@@ -1,15 +1,19 @@
 #!/usr/bin/env bash
-# Runs the op tests on simulated devices: each subgroup size with a schedule and the variants that a kind of adapter gets.
-# Stops at the first device that a test fails on.
+# Runs the op tests on simulated devices: each subgroup size with a schedule and the variants that a kind of adapter gets,
+# twice with grids folded early. Stops at the first device that a test fails on. Then says which shader lines ran.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source .ci/lib.sh
 
 cargo test --release --no-run --test ops
-for device in 4,straight,cpu 8,random,cpu 16,interleaved,integrated 32,reversed,discrete 64,alone,discrete \
+LEANVISION_COVERAGE=$(mktemp -d)
+export LEANVISION_COVERAGE
+trap 'rm -rf "$LEANVISION_COVERAGE"' EXIT
+for device in 4,straight,cpu 8,random,cpu,7 16,interleaved,integrated 32,reversed,discrete,5 64,alone,discrete \
     128,interleaved,integrated; do
     start=$SECONDS
     say "-- $device"
     LEANVISION_SIM=$device cargo test --release --quiet --test ops || die "-- $device: FAILED ($((SECONDS - start)) s)"
     say "-- $device: passed ($((SECONDS - start)) s)"
 done
+cargo run --release --quiet --bin gpubench -- coverage "$LEANVISION_COVERAGE" --least 95

@@ -1,13 +1,17 @@
 //! NumPy's `.npy` files: one array of numbers.
 
-use std::io::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::Path;
 
 use half::f16;
-use npyz::{DType, Deserialize, NpyFile, Order, TypeChar, WriterBuilder};
 
 use crate::files::write_whole;
 use crate::{Error, Result};
+
+const MAGIC: &[u8] = b"\x93NUMPY";
+/// The data start at a multiple of this many bytes.
+const ALIGN: usize = 64;
 
 /// An array of numbers from a file.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,43 +26,96 @@ pub(crate) struct Npy {
     pub(crate) values: Vec<f64>,
 }
 
-/// Reads an array of f16, f32, f64, u8, i32, u32 or i64.
+/// Reads an array of f16, f32, f64, u8, i32, u32 or i64, of either byte order.
 ///
 /// # Errors
 /// [`Error::File`] if it cannot be read, is no `.npy` file, ends early, or holds something else.
 pub(crate) fn read(path: &Path) -> Result<Npy> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, &e))?;
-    let wrong = |message: String| Error::file(path, message);
-    if !bytes.starts_with(b"\x93NUMPY") {
-        return Err(wrong("not a .npy file".into()));
-    }
-    let file = NpyFile::new(&bytes[..]).map_err(|e| wrong(format!("a .npy file with a bad header: {e}")))?;
-    let DType::Plain(dtype) = file.dtype() else { return Err(wrong("an array of records, wanted numbers".into())) };
-    let held = file.shape().iter().try_fold(dtype.size_field(), |product, n| product.checked_mul(*n));
-    if held.is_none_or(|held| held > bytes.len() as u64) {
-        return Err(wrong(format!("the file ends before its {:?} elements do", file.shape())));
-    }
-    if file.order() == Order::Fortran && file.shape().len() > 1 {
-        return Err(wrong("columns lie together (Fortran order): save numpy.ascontiguousarray of it".into()));
-    }
-    let shape = file.shape().iter().map(|n| *n as usize).collect();
-    let (kind, size) = (dtype.type_char(), dtype.size_field());
-    let values = match (kind, size) {
-        (TypeChar::Float, 2) => values::<f16>(file, f64::from),
-        (TypeChar::Float, 4) => values::<f32>(file, f64::from),
-        (TypeChar::Float, 8) => values::<f64>(file, |v| v),
-        (TypeChar::Uint, 1) => values::<u8>(file, f64::from),
-        (TypeChar::Uint, 4) => values::<u32>(file, f64::from),
-        (TypeChar::Int, 4) => values::<i32>(file, f64::from),
-        (TypeChar::Int, 8) => values::<i64>(file, |v| v as f64),
-        _ => return Err(wrong(format!("elements of type {dtype}, wanted f2, f4, f8, u1, u4, i4 or i8"))),
-    };
-    let values = values.map_err(|e| wrong(e.to_string()))?;
-    Ok(Npy { shape, dtype: dtype.to_string(), float: kind == TypeChar::Float, values })
+    parse(&bytes).map_err(|message| Error::file(path, message))
 }
 
-fn values<T: Deserialize>(file: NpyFile<&[u8]>, wide: impl Fn(T) -> f64) -> std::io::Result<Vec<f64>> {
-    file.data::<T>().map_err(std::io::Error::other)?.map(|value| value.map(&wide)).collect()
+fn parse(bytes: &[u8]) -> std::result::Result<Npy, String> {
+    let bytes = bytes.strip_prefix(MAGIC).ok_or("not a .npy file")?;
+    let (header, data) = split(bytes).ok_or("a .npy file with a bad header")?;
+    let entry = |name: &str| value(header, name).ok_or_else(|| format!("a .npy file whose header has no '{name}'"));
+    let (dtype, order, shape) = (entry("descr")?, entry("fortran_order")?, entry("shape")?);
+    let dtype = text(dtype).ok_or("an array of records, wanted numbers")?;
+    let shape = tuple(shape).ok_or("a .npy file whose header has a bad shape")?;
+    let (big, kind, size) = match dtype.split_at_checked(1) {
+        Some((order @ ("<" | ">" | "|" | "="), kind)) => {
+            let size = match kind {
+                "u1" => 1,
+                "f2" => 2,
+                "f4" | "u4" | "i4" => 4,
+                "f8" | "i8" => 8,
+                _ => 0_usize,
+            };
+            (order == ">", kind, size)
+        }
+        _ => (false, "", 0),
+    };
+    if size == 0 {
+        return Err(format!("elements of type {dtype}, wanted f2, f4, f8, u1, u4, i4 or i8"));
+    }
+    let n_bytes = shape.iter().try_fold(size, |product, n| product.checked_mul(*n));
+    let data = n_bytes.and_then(|n| data.get(..n));
+    let data = data.ok_or_else(|| format!("the file ends before its {shape:?} elements do"))?;
+    if order.starts_with("True") && shape.len() > 1 {
+        return Err("columns lie together (Fortran order): save numpy.ascontiguousarray of it".into());
+    }
+    let number = |element: &[u8]| {
+        let mut bytes = [0; 8];
+        bytes[..size].copy_from_slice(element);
+        if big {
+            bytes[..size].reverse();
+        }
+        let word = u64::from_le_bytes(bytes);
+        match kind {
+            "f2" => f64::from(f16::from_bits(word as u16)),
+            "f4" => f64::from(f32::from_bits(word as u32)),
+            "f8" => f64::from_bits(word),
+            "i4" => f64::from((word as u32).cast_signed()),
+            "i8" => word.cast_signed() as f64,
+            _ => word as f64,
+        }
+    };
+    let values = data.chunks_exact(size).map(number).collect();
+    Ok(Npy { dtype: dtype.into(), float: kind.starts_with('f'), values, shape })
+}
+
+/// The header and the data behind it; `bytes` starts at the version.
+fn split(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let (length, rest) = match bytes.split_at_checked(2)? {
+        ([1, _], rest) => (usize::from(u16::from_le_bytes(*rest.first_chunk()?)), &rest[2..]),
+        ([2 | 3, _], rest) => (u32::from_le_bytes(*rest.first_chunk()?) as usize, &rest[4..]),
+        _ => return None,
+    };
+    let (header, data) = rest.split_at_checked(length)?;
+    Some((std::str::from_utf8(header).ok()?, data))
+}
+
+/// What follows a name in the header, a dictionary as Python writes it.
+fn value<'a>(header: &'a str, name: &str) -> Option<&'a str> {
+    let behind = ['\'', '"'].iter().find_map(|quote| header.split_once(&format!("{quote}{name}{quote}")))?.1;
+    Some(behind.trim_start().strip_prefix(':')?.trim_start())
+}
+
+/// A text in quotes.
+fn text(value: &str) -> Option<&str> {
+    let quote = value.chars().next().filter(|c| matches!(c, '\'' | '"'))?;
+    value[1..].split_once(quote).map(|(text, _)| text)
+}
+
+/// Sizes in brackets.
+fn tuple(value: &str) -> Option<Vec<usize>> {
+    let (inside, _) = value.strip_prefix('(')?.split_once(')')?;
+    let mut sizes: Vec<&str> = inside.split(',').map(str::trim).collect();
+    // A comma stands behind a single size, and may behind the last.
+    if sizes.last() == Some(&"") {
+        sizes.pop();
+    }
+    sizes.into_iter().map(|size| size.parse().ok()).collect()
 }
 
 /// Writes `values`, whose type WGSL calls `name` (`f16`, `f32`, `u32` or `i32`).
@@ -66,23 +123,37 @@ fn values<T: Deserialize>(file: NpyFile<&[u8]>, wide: impl Fn(T) -> f64) -> std:
 /// # Errors
 /// [`Error::Write`] if it cannot be written.
 pub(crate) fn write(path: &Path, shape: &[usize], name: &str, values: &[f64]) -> Result<()> {
-    let shape: Vec<u64> = shape.iter().map(|n| *n as u64).collect();
-    write_whole(path, |file| match name {
-        "f16" => write_as(file, &shape, values.iter().map(|v| f16::from_f64(*v))),
-        "u32" => write_as(file, &shape, values.iter().map(|v| *v as u32)),
-        "i32" => write_as(file, &shape, values.iter().map(|v| *v as i32)),
-        _ => write_as(file, &shape, values.iter().map(|v| *v as f32)),
+    let descr = match name {
+        "f16" => "<f2",
+        "u32" => "<u4",
+        "i32" => "<i4",
+        _ => "<f4",
+    };
+    let sizes: Vec<String> = shape.iter().map(usize::to_string).collect();
+    let comma = if sizes.len() == 1 { "," } else { "" };
+    let mut header =
+        format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}{comma}), }}", sizes.join(", "));
+    // The marks and the length come before, a line feed behind.
+    let before = MAGIC.len() + 4;
+    let width = (before + header.len() + 1).next_multiple_of(ALIGN) - before - 1;
+    let _ = write!(header, "{:1$}", "", width - header.len());
+    header.push('\n');
+    let length = u16::try_from(header.len()).map_err(|_| Error::file(path, format!("{} axes", shape.len())))?;
+    write_whole(path, |file| {
+        file.write_all(MAGIC)?;
+        file.write_all(&[1, 0])?;
+        file.write_all(&length.to_le_bytes())?;
+        file.write_all(header.as_bytes())?;
+        for value in values {
+            match name {
+                "f16" => file.write_all(&f16::from_f64(*value).to_le_bytes())?,
+                "u32" => file.write_all(&(*value as u32).to_le_bytes())?,
+                "i32" => file.write_all(&(*value as i32).to_le_bytes())?,
+                _ => file.write_all(&(*value as f32).to_le_bytes())?,
+            }
+        }
+        Ok(())
     })
-}
-
-fn write_as<T: npyz::AutoSerialize>(
-    file: impl Write,
-    shape: &[u64],
-    values: impl Iterator<Item = T>,
-) -> std::io::Result<()> {
-    let mut writer = npyz::WriteOptions::new().default_dtype().shape(shape).writer(file).begin_nd()?;
-    writer.extend(values)?;
-    writer.finish()
 }
 
 #[cfg(test)]
@@ -106,35 +177,68 @@ mod tests {
         }
     }
 
+    #[test]
+    fn headers_are_as_numpy_writes_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.npy");
+        for (shape, wanted) in
+            [(&[6][..], "'shape': (6,), }"), (&[2, 3], "'shape': (2, 3), }"), (&[], "'shape': (), }")]
+        {
+            let n: usize = shape.iter().product();
+            write(&path, shape, "f32", &vec![0.5; n]).unwrap();
+            let bytes = std::fs::read(&path).unwrap();
+            assert!(String::from_utf8_lossy(&bytes).contains(wanted), "{wanted}");
+            assert_eq!((bytes.len(), bytes[127], usize::from(bytes[8])), (128 + 4 * n, b'\n', 118));
+            assert_eq!(read(&path).unwrap().shape, shape);
+        }
+    }
+
     /// A file with this header and data.
     fn file(header: &str, data: &[u8]) -> Vec<u8> {
         let length = u16::try_from(header.len()).unwrap().to_le_bytes();
-        [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), data].concat()
+        [MAGIC, &[1, 0], &length, header.as_bytes(), data].concat()
+    }
+
+    fn header(descr: &str, order: &str, shape: &str) -> String {
+        format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}, }}\n")
+    }
+
+    #[test]
+    fn other_types_and_versions_are_read() {
+        let one = |descr: &str, data: &[u8]| parse(&file(&header(descr, "False", "(1,)"), data)).unwrap().values;
+        assert_eq!(one("<i8", &[255; 8]), [-1.0]);
+        assert_eq!(one("|u1", &[255]), [255.0]);
+        assert_eq!(one(">f4", &1.5_f32.to_be_bytes()), [1.5]);
+        assert_eq!(one("<f8", &0.1_f64.to_le_bytes()), [0.1]);
+        let text = header("<f4", "True", "(1,)").replace('\'', "\"");
+        let length = u32::try_from(text.len()).unwrap().to_le_bytes();
+        let second = [MAGIC, &[2, 0], &length, text.as_bytes(), &2.5_f32.to_le_bytes()].concat();
+        assert_eq!(parse(&second).unwrap().values, [2.5]);
     }
 
     #[test]
     fn bad_files_are_refused_in_one_line() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x.npy");
-        let header = |descr: &str, order: &str, shape: &str| {
-            format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}, }}\n")
-        };
-        let good = file(&header("<i8", "False", "(1,)"), &[255; 8]);
-        std::fs::write(&path, &good).unwrap();
-        assert_eq!(read(&path).unwrap().values, [-1.0]);
+        let good = file(&header("<f4", "False", "(1,)"), &[0; 4]);
         for (bytes, part) in [
             (b"no numbers".to_vec(), "not a .npy file"),
+            (good[..7].to_vec(), "bad header"),
             (good[..9].to_vec(), "bad header"),
-            (file("{'descr'\n", &[]), "bad header"),
-            (file(&header("<f4", "False", "(2, 2)"), &[0; 4]), "ends before"),
-            (file(&header("<f4", "False", "(4294967295, 4294967295)"), &[0; 4]), "ends before"),
+            (good[..40].to_vec(), "bad header"),
+            (good[..good.len() - 1].to_vec(), "ends before"),
+            (file("{'descr'\n", &[]), "no 'descr'"),
+            (file("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}", &[0; 4]), "records"),
+            (file(&header("<f4", "False", "(1, , 2)"), &[0; 8]), "bad shape"),
+            (file(&header("<f4", "False", "(-1,)"), &[0; 8]), "bad shape"),
+            (file(&header("<f4", "False", "(4294967295, 4294967296, 5)"), &[0; 4]), "ends before"),
             (file(&header("<f4", "True", "(2, 2)"), &[0; 16]), "Fortran order"),
             (file(&header("<c8", "False", "(1,)"), &[0; 8]), "wanted f2"),
+            (file(&header("\u{e9}", "False", "(1,)"), &[0; 8]), "wanted f2"),
+            (file(&header("", "False", "(1,)"), &[0; 8]), "wanted f2"),
         ] {
-            std::fs::write(&path, bytes).unwrap();
-            let line = read(&path).unwrap_err().to_string();
+            let line = parse(&bytes).unwrap_err();
             assert!(line.contains(part) && line.lines().count() == 1, "{line}");
         }
+        let folder = tempfile::tempdir().unwrap();
         assert!(read(&folder.path().join("none.npy")).unwrap_err().to_string().ends_with("no such file or folder"));
     }
 }

@@ -30,7 +30,7 @@ impl TestRuntime {
 
     /// Whether a case with `n` elements is small enough for the device.
     pub fn takes(&self, n: usize) -> bool {
-        let most = if simulated::chosen().is_some() { SANITIZED_ELEMENTS } else { SIMULATED_ELEMENTS };
+        let most = if simulated::chosen().is_some() { limit() } else { SIMULATED_ELEMENTS };
         self.simulated.is_none() || n <= most
     }
 }
@@ -117,7 +117,12 @@ pub fn short() -> bool {
 
 /// Elements that the tensors of a test may have at most: the simulator is slow.
 pub fn limit() -> usize {
-    if simulated::chosen().is_some() { SANITIZED_ELEMENTS } else { usize::MAX }
+    match simulated::chosen() {
+        // One invocation at a time is ten times slower.
+        Some(device) if device.options.schedule.alone => SANITIZED_ELEMENTS / 10,
+        Some(_) => SANITIZED_ELEMENTS,
+        None => usize::MAX,
+    }
 }
 
 /// The runtime of a test, if there is one, and those on the simulated devices of the usual run.

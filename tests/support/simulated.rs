@@ -6,17 +6,21 @@ use leanvision::runtime::SimulatedDevice;
 use leanvision::sim::{Coverage, Options};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-/// The device `SUBGROUP[,SCHEDULE[,KIND]]`, such as `32,reversed,discrete`.
+/// The device `SUBGROUP[,SCHEDULE[,KIND[,GROUPS]]]`, such as `32,reversed,discrete,7`: GROUPS is the number of workgroups
+/// from which on a grid is folded.
 pub fn device(text: &str) -> SimulatedDevice {
     let mut parts = text.split(',');
     let subgroup_size = parts.next().and_then(|size| size.parse().ok());
-    let subgroup_size = subgroup_size.unwrap_or_else(|| panic!("'{text}': expected SUBGROUP[,SCHEDULE[,KIND]]"));
+    let subgroup_size =
+        subgroup_size.unwrap_or_else(|| panic!("'{text}': expected SUBGROUP[,SCHEDULE[,KIND[,GROUPS]]]"));
     let schedule = parts.next().map(|name| name.parse().unwrap_or_else(|error| panic!("'{text}': {error}")));
     let kind = parts.next().unwrap_or("cpu");
+    let groups = parts.next().map(|n| n.parse().unwrap_or_else(|error| panic!("'{text}': {error}")));
     let kinds = ["cpu", "discrete", "integrated"].into_iter();
     let kind = kinds.clone().find(|k| *k == kind).unwrap_or_else(|| panic!("'{text}': kinds are {kinds:?}"));
     let options = Options { subgroup_size, schedule: schedule.unwrap_or_default(), ..Options::default() };
-    SimulatedDevice { options, kind, ..SimulatedDevice::default() }
+    let groups_per_dimension = groups.unwrap_or(SimulatedDevice::default().groups_per_dimension);
+    SimulatedDevice { options, kind, groups_per_dimension, ..SimulatedDevice::default() }
 }
 
 /// The device that every test runs on in the adapter's place, if `LEANVISION_SIM` names one.

@@ -32,7 +32,7 @@ pub struct SanitizeFlags {
     /// Subgroup sizes: 4, 8, 16, 32, 64, 128
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "8,32,128", value_parser = subgroup)]
     pub subgroup: Vec<u32>,
-    /// Schedules: straight, reversed, random[:SEED], interleaved[:SEED] (workgroups take turns), alone (invocations too)
+    /// Schedules: straight, reversed, random or random:SEED, interleaved likewise (workgroups take turns), alone
     #[arg(long, value_name = "ORDER", value_delimiter = ',', default_value = "straight,reversed,random:1")]
     #[serde(serialize_with = "texts")]
     pub schedule: Vec<Schedule>,
