@@ -9,7 +9,7 @@ cargo test --release --no-run --test ops
 LEANVISION_COVERAGE=$(mktemp -d)
 export LEANVISION_COVERAGE
 trap 'rm -rf "$LEANVISION_COVERAGE"' EXIT
-for device in 4,straight,cpu 8,random,cpu,150 16,interleaved,integrated 32,reversed,discrete,150 64,alone,discrete \
+for device in 4,straight,cpu 8,random,cpu,300 16,interleaved,integrated 32,reversed,discrete,300 64,alone,discrete \
     128,interleaved,integrated; do
     start=$SECONDS
     say "-- $device"

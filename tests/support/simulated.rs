@@ -6,7 +6,7 @@ use leanvision::runtime::SimulatedDevice;
 use leanvision::sim::{Coverage, Options};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-/// The device `SUBGROUP[,SCHEDULE[,KIND[,GROUPS]]]`, such as `32,reversed,discrete,150`: GROUPS is the number of workgroups
+/// The device `SUBGROUP[,SCHEDULE[,KIND[,GROUPS]]]`, such as `32,reversed,discrete,300`: GROUPS is the number of workgroups
 /// from which on a grid is folded.
 pub fn device(text: &str) -> SimulatedDevice {
     let mut parts = text.split(',');
@@ -37,7 +37,7 @@ pub fn usual() -> Vec<TestRuntime> {
     let devices = if chosen().is_some() {
         &[][..]
     } else {
-        &["4,straight,cpu", "32,reversed,discrete", "128,interleaved,integrated"]
+        &["8,straight,cpu", "32,reversed,discrete", "128,interleaved,integrated"]
     };
     devices.iter().map(|text| runtime(&device(text))).collect()
 }
