@@ -495,8 +495,10 @@ fn readers_of(i: u32) -> vec2<u32> {
     let low = (f32(i) - 1.0 + p.centre) / p.scale - p.centre - 1.0;
     let high = (f32(i) + 1.0 + p.centre) / p.scale - p.centre + 2.0;
     // What lies beyond an edge reads the pixel there. A scale of 0 is that of a single pixel on either side.
-    return vec2<u32>(select(min(u32(max(low, 0.0)), p.n_out), 0u, i == 0u || p.scale == 0.0),
-                     select(min(u32(max(high, 0.0)), p.n_out), p.n_out, i + 1u == p.n_in || p.scale == 0.0));
+    // Bounded as floats first: an integer cannot hold an infinity.
+    let end = f32(p.n_out);
+    return vec2<u32>(select(min(u32(clamp(low, 0.0, end)), p.n_out), 0u, i == 0u || p.scale == 0.0),
+                     select(min(u32(clamp(high, 0.0, end)), p.n_out), p.n_out, i + 1u == p.n_in || p.scale == 0.0));
 }
 
 @compute @workgroup_size(WG_SIZE)
