@@ -415,8 +415,8 @@ const NARROW_ROWS = 24u;
 alias Rows3 = mat3x4<f32>;
 alias Triple = vec3<f32>;
 alias Narrow = array<Rows3, 4>;
-var<private> narrow_q: Narrow;
-var<private> narrow_sum: Narrow;
+var<private> narrow_q: Narrow = Narrow();
+var<private> narrow_sum: Narrow = Narrow();
 
 fn low_dot(k: vec4<f32>) -> Triple {
     return subgroupBroadcast(k, 0u) * narrow_q[0] + subgroupBroadcast(k, 1u) * narrow_q[1]

@@ -201,10 +201,10 @@ alias Share = array<vec4<f32>, MAX_BLOCKS>;   // what one lane has of a row walk
 @group(0) @binding(3) var<storage, read> attention_d_out4: array<Elem4>;
 @group(0) @binding(7) var<storage, read_write> attention_d_q4: array<Elem4>;
 @group(0) @binding(7) var<storage, read_write> attention_d_kv4: array<Elem4>;
-var<private> held_a: Held;
-var<private> held_b: Held;
-var<private> sum_x: Held;
-var<private> sum_y: Held;
+var<private> held_a: Held = Held();
+var<private> held_b: Held = Held();
+var<private> sum_x: Held = Held();
+var<private> sum_y: Held = Held();
 
 fn shift8(x: ptr<private, Held>, at: u32) {
     (*x)[at] = (*x)[at + 1u];
@@ -300,7 +300,7 @@ fn columns(lane: u32) -> vec4<u32> {
 }
 
 fn share_q(at: u32, col: vec4<u32>) -> Share {
-    var x: Share;
+    var x = Share();
     x[0] = vec4<f32>(attention_q4[at + col.x]);
     if BLOCKS > 1u {
         x[1] = vec4<f32>(attention_q4[at + col.y]);
@@ -315,7 +315,7 @@ fn share_q(at: u32, col: vec4<u32>) -> Share {
 }
 
 fn share_k(at: u32, col: vec4<u32>) -> Share {
-    var x: Share;
+    var x = Share();
     x[0] = vec4<f32>(attention_k4[at + col.x]);
     if BLOCKS > 1u {
         x[1] = vec4<f32>(attention_k4[at + col.y]);
@@ -330,7 +330,7 @@ fn share_k(at: u32, col: vec4<u32>) -> Share {
 }
 
 fn share_v(at: u32, col: vec4<u32>) -> Share {
-    var x: Share;
+    var x = Share();
     x[0] = vec4<f32>(attention_v4[at + col.x]);
     if BLOCKS > 1u {
         x[1] = vec4<f32>(attention_v4[at + col.y]);
@@ -345,7 +345,7 @@ fn share_v(at: u32, col: vec4<u32>) -> Share {
 }
 
 fn share_d_out(at: u32, col: vec4<u32>) -> Share {
-    var x: Share;
+    var x = Share();
     x[0] = vec4<f32>(attention_d_out4[at + col.x]);
     if BLOCKS > 1u {
         x[1] = vec4<f32>(attention_d_out4[at + col.y]);

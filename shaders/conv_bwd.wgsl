@@ -432,7 +432,7 @@ fn conv_near(start: u32, row: bool, column: u32, k: u32) -> f32 {
 }
 
 fn conv_span(start: u32, row: bool, column: u32) -> ConvSpan {
-    var span: ConvSpan;
+    var span = ConvSpan();
     span.a = vec4<f32>(conv_near(start, row, column, 0u), conv_near(start, row, column, 1u), conv_near(start, row, column, 2u),
                        conv_near(start, row, column, 3u));
     span.b.x = conv_near(start, row, column, 4u);

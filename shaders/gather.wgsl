@@ -169,8 +169,8 @@ fn rows_vec4_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
     }
 }
 
-// One invocation per word of the whole output: what this input does not cover is kept, as an earlier dispatch wrote it;
-// the first, which starts at 0, finds nothing to keep.
+// One invocation per word of the whole output. Columns before those of this input are kept, as earlier dispatches wrote
+// them; those behind are still to come.
 @compute @workgroup_size(WG_SIZE)
 fn rows_bytes_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
                   @builtin(local_invocation_index) local: u32) {
@@ -182,7 +182,7 @@ fn rows_bytes_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     var row = word * 4u / p.stride_out;
     var i = word * 4u - row * p.stride_out;
     var bytes = 0u;
-    if p.start_out != 0u {
+    if i < p.start_out || (p.start_out != 0u && i + 3u >= p.stride_out && row + 1u < p.n_rows) {
         bytes = rows_out_words[word];
     }
     for (var j = 0u; j < 4u; j++) {

@@ -378,6 +378,16 @@ impl Runtime {
         self.simulator_state().map_or(0, |state| state.operations)
     }
 
+    /// Which lines and branches of the kernels that a simulated runtime launched ran so far; nothing on other runtimes.
+    #[must_use]
+    pub fn shader_coverage(&self) -> sim::Coverage {
+        let mut out = sim::Coverage::default();
+        if let Some(state) = self.simulator_state() {
+            state.programs.values().for_each(|program| out.merge(&program.coverage()));
+        }
+        out
+    }
+
     fn simulator_state(&self) -> Option<MutexGuard<'_, State>> {
         self.0.simulator.as_ref().map(|simulator| lock(&simulator.state))
     }

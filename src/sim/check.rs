@@ -99,7 +99,9 @@ impl Checks {
 
 impl Default for Checks {
     fn default() -> Self {
-        Self { non_finite: false, ..Self::all() }
+        let mut checks = Self::all();
+        checks.non_finite = false;
+        checks
     }
 }
 

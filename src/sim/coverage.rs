@@ -76,23 +76,26 @@ impl Coverage {
 
 /// What was seen of a program so far.
 pub(super) fn of(code: &Code) -> Coverage {
-    let mut out = Coverage::default();
+    let mut lines: BTreeMap<u32, Line> = BTreeMap::new();
     for function in &code.functions {
         for (i, op) in (function.first as usize..).zip(&function.ops) {
-            let line = code.lines[i];
-            if line == 0 || matches!(op, Op::EndFunction | Op::Skip { .. }) {
+            if code.lines[i] == 0 || matches!(op, Op::EndFunction | Op::Skip { .. }) {
                 continue;
             }
             let seen = code.seen[i].load(Relaxed);
             let branches = matches!(op, Op::If { .. } | Op::BreakIf { .. } | Op::Case { .. });
-            let Place { file, line } = code.source.place(line);
-            out.files.entry(file).or_default().entry(line).or_default().merge(Line {
+            lines.entry(code.lines[i]).or_default().merge(Line {
                 ran: seen & RAN != 0,
                 branches,
                 taken: branches && seen & TAKEN != 0,
                 passed: branches && seen & PASSED != 0,
             });
         }
+    }
+    let mut out = Coverage::default();
+    for (number, line) in lines {
+        let Place { file, line: number } = code.source.place(number);
+        out.files.entry(file).or_default().entry(number).or_default().merge(line);
     }
     out
 }

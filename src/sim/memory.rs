@@ -158,7 +158,7 @@ impl<'a> Slot<'a> {
     /// The half word at byte `at` (a multiple of 2).
     pub(super) fn half(&self, at: u64) -> Option<(u16, bool)> {
         let i = (at / 4) as usize;
-        let (shift, mask) = if at % 4 == 0 { (0, 0b0011) } else { (16, 0b1100) };
+        let (shift, mask) = if at.is_multiple_of(4) { (0, 0b0011) } else { (16, 0b1100) };
         let word = self.words.get(i)?.load(Relaxed);
         (at + 2 <= self.n_bytes).then(|| ((word >> shift) as u16, self.written[i].load(Relaxed) & mask == mask))
     }
@@ -174,7 +174,7 @@ impl<'a> Slot<'a> {
     pub(super) fn set_half(&self, at: u64, half: u16) -> Option<()> {
         let i = (at / 4) as usize;
         let to = self.words.get(i).filter(|_| at + 2 <= self.n_bytes)?;
-        let (shift, mask) = if at % 4 == 0 { (0, 0b0011) } else { (16, 0b1100) };
+        let (shift, mask) = if at.is_multiple_of(4) { (0, 0b0011) } else { (16, 0b1100) };
         // Workgroups on other threads may own the other half.
         let merged = |word: u32| Some(word & !(0xFFFF << shift) | u32::from(half) << shift);
         let _ = to.fetch_update(Relaxed, Relaxed, merged);

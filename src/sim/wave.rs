@@ -280,11 +280,7 @@ impl Wave {
                 self.masks[depth - 1].done |= self.active;
                 self.active = 0;
             }
-            Op::Skip { to } => {
-                if self.active == 0 {
-                    self.pc = to;
-                }
-            }
+            Op::Skip { to } if self.active == 0 => self.pc = to,
             Op::Break { up } | Op::Return { up } => {
                 self.masks[depth - 1 - up as usize].done |= self.active;
                 self.active = 0;

@@ -55,6 +55,9 @@ impl Drop for TestRuntime {
             && !std::thread::panicking()
         {
             let findings = simulated::findings(&runtime);
+            if self.simulated.is_some() {
+                simulated::keep_coverage(&runtime);
+            }
             let idle = (self.simulated.take(), runtime);
             IDLE.lock().expect("no test panics while it holds the list").push(idle);
             assert!(findings.is_none(), "{}", findings.unwrap_or_default());

@@ -3,8 +3,8 @@
 use super::TestRuntime;
 use leanvision::Runtime;
 use leanvision::runtime::SimulatedDevice;
-use leanvision::sim::Options;
-use std::sync::LazyLock;
+use leanvision::sim::{Coverage, Options};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// The device `SUBGROUP[,SCHEDULE[,KIND]]`, such as `32,reversed,discrete`.
 pub fn device(text: &str) -> SimulatedDevice {
@@ -51,4 +51,20 @@ pub fn findings(runtime: &Runtime) -> Option<String> {
     let findings = runtime.take_findings();
     let texts: Vec<_> = findings.iter().map(ToString::to_string).collect();
     (!texts.is_empty()).then(|| format!("{} findings on {}\n{}", texts.len(), runtime.profile(), texts.join("\n")))
+}
+
+/// Adds the shader lines that ran on a simulated runtime to the folder that `LEANVISION_COVERAGE` names, a file for this
+/// process: `gpubench sanitize --coverage` reads it.
+pub fn keep_coverage(runtime: &Runtime) {
+    static ALL: Mutex<Option<Coverage>> = Mutex::new(None);
+    let Some(folder) = std::env::var_os("LEANVISION_COVERAGE").filter(|folder| !folder.is_empty()) else { return };
+    let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = all.clone();
+    let sum = all.get_or_insert_default();
+    sum.merge(&runtime.shader_coverage());
+    if before.as_ref() != Some(sum) {
+        let file = std::path::Path::new(&folder).join(format!("{}.json", std::process::id()));
+        let text = serde_json::to_string(sum).expect("plain data");
+        std::fs::write(&file, text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    }
 }

@@ -121,7 +121,7 @@ fn main(@builtin(local_invocation_index) i: u32) {{
     let got = result(&text, [1, 1, 1], 16, &[&x]);
     // v = 1 2 3 7; bump adds 10 to v[i] and v[0].
     assert_eq!([got[0], got[4], got[8], got[12]], [21, 12, 13, 17]);
-    let places = |i: usize| [[5, 6], if i % 2 == 0 { [6, 5] } else { [9, 8] }, [9, 9]];
+    let places = |i: usize| [[5, 6], [[6, 5], [9, 8]][i % 2], [9, 9]];
     for i in 0..4 {
         let [a, b] = places(i)[i % 3];
         assert_eq!(got[4 * i + 1], a * 100 + b, "{i}");
