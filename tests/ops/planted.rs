@@ -21,6 +21,19 @@ fn every_kernel_is_launched() {
     eprintln!("{} launches of {} kernels", launches().len(), launched.len());
 }
 
+#[test]
+fn whole_kernels_are_clean() {
+    let findings: Vec<String> = launches()
+        .par_iter()
+        .flat_map_iter(|launch| {
+            let subject = Subject::new(&launch.kernel, &launch.types, launch.uniform);
+            let (outcome, _) = launch.run(&subject.program(&launch.overrides, None), &runs(launch)[0]).unwrap();
+            outcome.findings.into_iter().map(move |finding| format!("{finding}\n{:?} {:?}", launch.grid, launch.overrides))
+        })
+        .collect();
+    assert!(findings.is_empty(), "{} findings\n{}", findings.len(), findings.join("\n"));
+}
+
 /// Subgroup sizes and schedules that a planted fault may show under.
 fn runs(launch: &CapturedLaunch) -> Vec<Options> {
     let of_8 = launch.kernel.needs.contains(&leanvision::runtime::Need::SubgroupOf(8));
@@ -30,6 +43,7 @@ fn runs(launch: &CapturedLaunch) -> Vec<Options> {
         .map(|(subgroup_size, schedule)| Options {
             subgroup_size: *subgroup_size,
             schedule: schedule.parse().unwrap(),
+            loop_limit: 1 << 14,
             parallel: false,
             ..Options::default()
         })
@@ -44,6 +58,7 @@ struct Verdict {
     kernel: String,
     site: Site,
     text: String,
+    line: String,
     /// The checks that reported it, in the launch that first did.
     found: BTreeSet<Check>,
     launches: usize,
@@ -85,9 +100,13 @@ fn verdicts(kind: Kind, wanted: &[Check]) -> Vec<Verdict> {
                     }
                 }
             }
-            Verdict { kernel: label.clone(), site, text, found, launches: n }
+            Verdict { kernel: label.clone(), line: line(launches[0], &site), site, text, found, launches: n }
         })
         .collect()
+}
+
+fn line(launch: &CapturedLaunch, site: &Site) -> String {
+    Subject::new(&launch.kernel, &launch.types, launch.uniform).line(site).to_owned()
 }
 
 /// Some of the launches, the shortest first, the longest among them.
@@ -114,7 +133,7 @@ fn each_guard_is_missed() {
         let lost: Vec<_> = verdicts.iter().filter(|v| !v.found.contains(&Check::OutOfBounds)).collect();
         eprintln!("{} {kind:?}, {} lost", verdicts.len(), lost.len());
         for v in &lost {
-            eprintln!("{} {}:{} {:?} {}", v.kernel, v.site.place.file, v.site.place.line, v.found, v.launches);
+            eprintln!("{} {}:{} {:?} {} | {}", v.kernel, v.site.place.file, v.site.place.line, v.found, v.launches, v.line);
         }
     }
 }

@@ -24,6 +24,8 @@ pub enum Kind {
 pub struct Site {
     pub kind: Kind,
     pub place: Place,
+    /// The line in the whole text.
+    pub line: u32,
     /// Its number among those of its kind, counted through the functions and then the entry point.
     pub number: usize,
 }
@@ -48,11 +50,16 @@ impl Subject {
         let mut sites = Vec::new();
         let mut module = self.module.clone();
         visit(&mut module, kind, &mut |_, span| {
-            let place = self.source.place(span.location(self.source.text()).line_number);
-            sites.push(Site { kind, place, number: sites.len() });
+            let line = span.location(self.source.text()).line_number;
+            sites.push(Site { kind, place: self.source.place(line), line, number: sites.len() });
             None
         });
         sites
+    }
+
+    /// The text of a site's line.
+    pub fn line(&self, site: &Site) -> &str {
+        self.source.line(site.line)
     }
 
     /// The program without a site, or as it is.

@@ -7,14 +7,13 @@ use leanvision::ops::{
     pool, random, reduce, scatter, softmax as s, sort, topk,
 };
 use leanvision::runtime::{CapturedLaunch, Kernel, SimulatedDevice};
-use leanvision::sim::{Buffer, Options};
+use leanvision::sim::{Buffer, Checks, Options};
 use leanvision::tensor::Offsets;
 use leanvision::{DType, Error, Result, Runtime, Tensor};
 use std::sync::LazyLock;
 
-/// The adapters whose variants are launched: subgroup size, kind, workgroups along one dimension of a grid, immediates.
-const DEVICES: [(u32, &str, u32, bool); 3] =
-    [(8, "cpu", 37, true), (32, "discrete", 3, false), (16, "integrated", 7, true)];
+/// The adapters whose variants are launched: subgroup size, kind, immediates.
+const DEVICES: [(u32, &str, bool); 3] = [(8, "cpu", true), (32, "discrete", false), (16, "integrated", true)];
 
 /// A kernel of the registry: its entry point and the lists it was declared with.
 pub fn name(kernel: &Kernel) -> String {
@@ -26,19 +25,18 @@ pub fn launches() -> &'static [CapturedLaunch] {
     static LAUNCHES: LazyLock<Vec<CapturedLaunch>> = LazyLock::new(|| {
         let mut all: Vec<CapturedLaunch> = Vec::new();
         let mut known = std::collections::HashSet::new();
-        for (subgroup_size, kind, groups_per_dimension, immediates) in DEVICES {
-            let options = Options { subgroup_size, ..Options::default() };
+        for (subgroup_size, kind, immediates) in DEVICES {
+            // The launches are checked in their own test.
+            let options = Options { subgroup_size, checks: Checks::none(), ..Options::default() };
             let device =
-                SimulatedDevice { options, kind, groups_per_dimension, immediates, capture: true, ..Default::default() };
+                SimulatedDevice { options, kind, immediates, capture: true, ..Default::default() };
             let runtime = Runtime::simulated(device).unwrap();
             let start = std::time::Instant::now();
             for (family, work) in FAMILIES {
                 work(&runtime).unwrap_or_else(|error| panic!("{family}: {error}"));
                 eprintln!("{family}: {:?} {} ops", start.elapsed(), runtime.simulated_operations());
             }
-            eprintln!("{kind} {groups_per_dimension}: {:?} {} ops", start.elapsed(), runtime.simulated_operations());
-            let findings = runtime.take_findings();
-            assert!(findings.is_empty(), "{}", findings.iter().map(ToString::to_string).collect::<String>());
+            eprintln!("{kind}: {:?} {} ops", start.elapsed(), runtime.simulated_operations());
             let mut new = |l: &CapturedLaunch| {
                 let form = (name(&l.kernel), l.types.clone(), l.overrides.clone(), l.grid, l.params.clone());
                 known.insert(form)
@@ -46,6 +44,7 @@ pub fn launches() -> &'static [CapturedLaunch] {
             all.extend(runtime.take_launches().into_iter().filter(&mut new));
         }
         all.extend(micro());
+        let mut all: Vec<_> = all.into_iter().map(folded).collect();
         all.sort_by_key(|l| l.bindings.iter().map(Buffer::len).sum::<u64>());
         all
     });
@@ -72,12 +71,20 @@ const FAMILIES: &[(&str, Work)] = &[
     ("topk", topks),
 ];
 
-/// Nothing where the device does not have a variant, the variant not the shape, or the grid not the workgroups.
+/// Folds a grid of three workgroups or more so that some are left over, as a device does whose grids are small.
+fn folded(mut launch: CapturedLaunch) -> CapturedLaunch {
+    let n = launch.grid[0] * launch.grid[1];
+    if let Some(y) = (2..n).find(|y| n % y != 0) {
+        launch.grid = [n.div_ceil(y), y, 1];
+    }
+    launch
+}
+
+/// Nothing where the device does not have a variant, or the variant not the shape.
 fn fits<T>(result: Result<T>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(Error::Feature { .. } | Error::Limit { .. } | Error::Argument { .. }) => Ok(None),
-        Err(Error::Kernel { message, .. }) if message.contains("do not fit a grid") => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -158,7 +165,7 @@ fn convolution(runtime: &Runtime) -> Result<()> {
         ([1, 9, 11, 4], [3, 3, 4, 20], HALF),
         ([1, 5, 5, 12], [3, 3, 12, 68], SAME),
         ([2, 9, 7, 3], [3, 3, 3, 8], HALF),
-        ([1, 5, 16, 12], [3, 3, 12, 12], SAME),
+        ([1, 5, 16, 12], [3, 3, 12, 20], SAME),
         ([1, 5, 15, 20], [3, 3, 20, 12], HALF),
         ([3, 5, 7, 12], [3, 3, 1, 12], conv::Conv2d { groups: 12, ..SAME }),
         ([1, 9, 17, 12], [3, 3, 1, 12], conv::Conv2d { groups: 12, ..HALF }),
@@ -203,7 +210,8 @@ fn elementwise(runtime: &Runtime) -> Result<()> {
         fits(e::add_act(x, &x.slice(1, 1..2)?, Act::Silu))?;
         fits(e::less(x, &x.slice(1, 1..2)?))?;
         fits(x.permute(&[2, 0, 1])?.contiguous())?;
-        fits(x.permute(&[2, 1, 0])?.step(1, 3)?.contiguous())?;
+        fits(e::cast(&x.permute(&[2, 1, 0])?.step(1, 3)?, DType::F16))?;
+        fits(e::cast(&x.permute(&[2, 1, 0])?.step(1, 3)?, DType::F32))?;
     }
     for dtype in [DType::F16, DType::U32, DType::I32, DType::U8] {
         fits(e::cast(&x, dtype))?;
@@ -295,9 +303,19 @@ fn micro() -> Vec<CapturedLaunch> {
     const WG_SIZE: u32 = 64;
     let n = 201_u32;
     let launch = |kernel: &Kernel, types: Vec<DType>| {
-        // Every element is a small float in f32 and in f16, and a word that no kernel counts with.
-        let words = vec![0x3C00_3C00_u32; 4 * n as usize];
-        let bindings = kernel.binds.iter().map(|_| Buffer::new(bytemuck::cast_slice(&words))).collect();
+        // Words of each binding. They are a small float in f32 and in f16, and nothing that a kernel counts with.
+        let n_words: &[u32] = match kernel.entry {
+            "fma_fwd" if types[0] == DType::F16 => &[2 * n, 4 * n],
+            "read_fwd" => &[16 * 4 * n, 4 * n],
+            "write_fwd" => &[4 * n],
+            "gather_fwd" => &[128, n],
+            "step_fwd" => &[n, n],
+            "empty_fwd" => &[],
+            _ => &[4 * n, 4 * n],
+        };
+        assert_eq!(n_words.len(), kernel.binds.len());
+        let bindings = n_words.iter().map(|n| Buffer::new(&0x3C00_3C00_u32.to_le_bytes().repeat(*n as usize)));
+        let bindings = bindings.collect();
         let params: &[u32] = match kernel.params_bytes {
             0 => &[],
             4 => &[n],
@@ -368,7 +386,7 @@ fn optimizers(runtime: &Runtime) -> Result<()> {
 }
 
 fn pools(runtime: &Runtime) -> Result<()> {
-    for shape in [[2, 7, 6, 3], [3, 13, 11, 20], [2, 9, 8, 37]] {
+    for shape in [[2, 7, 6, 3], [3, 13, 11, 20], [2, 9, 9, 8], [2, 9, 8, 37]] {
         both(runtime, &[&shape], |x| pool::max_pool2d(&x[0], [3, 3], [2, 2], [1, 1]))?;
         both(runtime, &[&shape], |x| pool::avg_pool2d(&x[0], [3, 2], [1, 3], [1, 0], true))?;
         both(runtime, &[&shape], |x| pool::global_avg_pool(&x[0]))?;
