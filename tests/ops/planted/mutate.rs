@@ -45,6 +45,22 @@ impl Subject {
         Self { kernel: *kernel, source, module }
     }
 
+    /// With the first `from` behind `after` in its text replaced by `to`; nothing where there is none.
+    pub fn edited(kernel: &Kernel, types: &[DType], uniform: bool, after: &str, edit: (&str, &str)) -> Option<Self> {
+        let subject = Self::new(kernel, types, uniform);
+        let text = subject.source.text();
+        let at = text.find(after)?;
+        let (front, back) = text.split_at(at);
+        if !back.contains(edit.0) {
+            return None;
+        }
+        let text = format!("{front}{}", back.replacen(edit.0, edit.1, 1));
+        let mut module = naga::front::wgsl::parse_str(&text).unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
+        module.entry_points.retain(|e| e.name == kernel.entry);
+        naga::compact::compact(&mut module, naga::compact::KeepUnused::No);
+        Some(Self { kernel: *kernel, source: Source::new(kernel.label(), text), module })
+    }
+
     /// Every site of a kind.
     pub fn sites(&self, kind: Kind) -> Vec<Site> {
         let mut sites = Vec::new();
@@ -129,12 +145,12 @@ impl Names {
             (Kind::Return, Statement::If { accept, reject, .. }) => {
                 reject.is_empty() && matches!(accept[..], [Statement::Return { value: None }])
             }
-            (Kind::Condition, Statement::If { accept, reject, .. }) => {
+            (Kind::Condition, Statement::If { condition, accept, reject }) => {
                 let leaves = matches!(
                     accept.last(),
                     Some(Statement::Return { .. } | Statement::Break | Statement::Continue | Statement::Kill)
                 );
-                reject.is_empty() && !leaves && self.stores(accept, expressions)
+                reject.is_empty() && !leaves && !fixed(expressions, *condition) && self.stores(accept, expressions)
             }
             (Kind::SharedStore, Statement::Store { pointer, .. }) => {
                 root(expressions, *pointer).is_some_and(|global| self.shared.contains(&global))
@@ -150,6 +166,16 @@ fn root(expressions: &Arena<Expression>, pointer: Handle<Expression>) -> Option<
         Expression::Access { base, .. } | Expression::AccessIndex { base, .. } => root(expressions, base),
         Expression::GlobalVariable(global) => Some(global),
         _ => None,
+    }
+}
+
+/// Whether a value is one of the override constants, so that it chooses a variant.
+fn fixed(expressions: &Arena<Expression>, value: Handle<Expression>) -> bool {
+    match expressions[value] {
+        Expression::Literal(_) | Expression::Constant(_) | Expression::Override(_) => true,
+        Expression::Unary { expr, .. } => fixed(expressions, expr),
+        Expression::Binary { left, right, .. } => fixed(expressions, left) && fixed(expressions, right),
+        _ => false,
     }
 }
 
