@@ -6,7 +6,7 @@ mod mutate;
 mod workload;
 
 use leanvision::runtime::{CapturedLaunch, Need, SimulatedDevice};
-use leanvision::sim::{Check, Options, Place};
+use leanvision::sim::{Check, Finding, Options, Place, Program};
 use leanvision::{Result, Runtime, Tensor};
 use mutate::{Kind, Site, Subject};
 use rayon::prelude::*;
@@ -30,7 +30,10 @@ fn whole_kernels_are_clean() {
             let subject = Subject::new(&launch.kernel, &launch.types, launch.uniform);
             let whole = Options { loop_limit: 1 << 20, ..runs(launch)[0].clone() };
             let (outcome, _) = launch.run(&subject.program(&launch.overrides, None), &whole).unwrap();
-            outcome.findings.into_iter().map(move |finding| format!("{finding}\n{:?} {:?}", launch.grid, launch.overrides))
+            outcome
+                .findings
+                .into_iter()
+                .map(move |finding| format!("{finding}\n{:?} {:?}", launch.grid, launch.overrides))
         })
         .collect();
     assert!(findings.is_empty(), "{} findings\n{}", findings.len(), findings.join("\n"));
@@ -52,7 +55,7 @@ fn runs(launch: &CapturedLaunch) -> Vec<Options> {
         .collect()
 }
 
-/// Launches of a mutant that are tried at most.
+/// Launches of a mutant that are tried at most; all of them where `LEANVISION_PLANTED` is `full`.
 const LAUNCHES: usize = 16;
 
 /// What became of a site.
@@ -115,7 +118,11 @@ fn line(launch: &CapturedLaunch, site: &Site) -> String {
 /// Some of the launches, the shortest first, the longest among them.
 fn spread<'a>(launches: &[&'a CapturedLaunch]) -> Vec<&'a CapturedLaunch> {
     let n = launches.len();
-    if n <= LAUNCHES { launches.to_vec() } else { (0..LAUNCHES).map(|i| launches[i * (n - 1) / (LAUNCHES - 1)]).collect() }
+    if n <= LAUNCHES || std::env::var("LEANVISION_PLANTED").is_ok_and(|value| value == "full") {
+        launches.to_vec()
+    } else {
+        (0..LAUNCHES).map(|i| launches[i * (n - 1) / (LAUNCHES - 1)]).collect()
+    }
 }
 
 fn list(verdicts: &[&Verdict]) -> String {
@@ -149,7 +156,12 @@ const GUARDS: &[(&str, &str, Option<Check>, &str)] = &[
     ("scatter_chunks", "!is_whole", None, "sums of mixed chunks are not read"),
     ("topk_", "max(max(keys.x, keys.y)", None, "elements that are worse than the list are not inserted anyway"),
     ("softmax_rows_fwd", "q * n % 4u != 0u", Some(Check::StorageRace), "whole vec4 belong to other invocations"),
-    ("radix_move_groups_fwd", "at < n_tile", Some(Check::StorageRace), "what lies behind the end has the place of another"),
+    (
+        "radix_move_groups_fwd",
+        "at < n_tile",
+        Some(Check::StorageRace),
+        "what lies behind the end has the place of another",
+    ),
     ("select_groups_fwd", "is_tie[j]", Some(Check::StorageRace), "ties past the last go where others are put"),
 ];
 
@@ -157,7 +169,7 @@ const GUARDS: &[(&str, &str, Option<Check>, &str)] = &[
 fn each_guard_is_missed() {
     let mut used = BTreeSet::new();
     let mut report = String::new();
-    for (kind, at_least) in [(Kind::Return, 130), (Kind::Condition, 80)] {
+    for (kind, at_least) in [(Kind::Return, 130), (Kind::Condition, 70)] {
         let verdicts = verdicts(kind, &[Check::OutOfBounds]);
         let (outside, others): (Vec<_>, Vec<_>) = verdicts.iter().partition(|v| v.found.contains(&Check::OutOfBounds));
         let listed = |v: &Verdict| {
@@ -177,8 +189,41 @@ fn each_guard_is_missed() {
     assert!(unused.is_empty(), "listed, but found out of bounds or gone: {unused:#?}");
 }
 
+/// What a program makes of a launch under subgroups of a size: its findings, and the bytes of all bindings.
+fn outcome(launch: &CapturedLaunch, program: &Program, subgroup_size: u32) -> (Vec<Finding>, Vec<Vec<u8>>) {
+    let (outcome, after) = launch.run(program, &Options { subgroup_size, ..Options::default() }).unwrap();
+    (outcome.findings, after.iter().map(|buffer| buffer.read(0, buffer.len())).collect())
+}
+
+/// Kernels whose subgroups are told as those of 8 are numbered.
+const SUBGROUPS: &[&str] = &["reduce_subgroup_fwd", "norm_subgroup_fwd", "softmax_subgroup_fwd", "loss_subgroup_fwd"];
+
 #[test]
-fn kernels_for_subgroups_of_8_fail_at_32() {
+fn kernels_written_for_subgroups_of_8_fail_at_32() {
+    for entry in SUBGROUPS {
+        let edits = [
+            ("lane: u32", "any_lane: u32"),
+            ("subgroup: u32", "any_subgroup: u32"),
+            ("n_subgroups: u32", "any_number: u32"),
+            ("let p = ", "let lane = local % 8u; let subgroup = local / 8u; let n_subgroups = WG_SIZE / 8u; let p = "),
+        ];
+        let mut fails = false;
+        for launch in launches().iter().filter(|launch| launch.kernel.entry == *entry).take(LAUNCHES) {
+            let right = Subject::new(&launch.kernel, &launch.types, launch.uniform).program(&launch.overrides, None);
+            let after = format!("fn {entry}(");
+            let subject = Subject::edited(&launch.kernel, &launch.types, launch.uniform, &after, &edits);
+            let program = subject.unwrap().program(&launch.overrides, None);
+            let at_8 = outcome(launch, &program, 8);
+            assert!(at_8.0.is_empty() && at_8 == outcome(launch, &right, 8), "{entry}: {:?}", at_8.0);
+            fails |= outcome(launch, &program, 32) != at_8;
+        }
+        assert!(fails, "{entry}");
+    }
+}
+
+#[test]
+fn kernels_for_adapters_of_8_fail_at_4_alone() {
+    // Their workgroups have 8 invocations, which a larger subgroup holds together: only a smaller one takes them apart.
     let mut fails: BTreeMap<String, bool> = BTreeMap::new();
     for launch in launches().iter().filter(|l| l.kernel.needs.contains(&Need::SubgroupOf(8))) {
         let failed = fails.entry(name(&launch.kernel)).or_default();
@@ -186,28 +231,40 @@ fn kernels_for_subgroups_of_8_fail_at_32() {
             continue;
         }
         let program = Subject::new(&launch.kernel, &launch.types, launch.uniform).program(&launch.overrides, None);
-        let [(few, right), (many, wrong)] = [8, 32].map(|subgroup_size| {
-            launch.run(&program, &Options { subgroup_size, ..Options::default() }).unwrap()
-        });
-        assert!(few.findings.is_empty());
-        let differ = right.iter().zip(&wrong).any(|(a, b)| a.read(0, a.len()) != b.read(0, b.len()));
-        *failed = differ || !many.findings.is_empty();
+        assert_eq!(program.workgroup_size(), [8, 1, 1]);
+        let at_8 = outcome(launch, &program, 8);
+        assert!(at_8.0.is_empty() && at_8 == outcome(launch, &program, 32), "{}", launch.kernel.label());
+        *failed = outcome(launch, &program, 4).0.iter().any(|finding| finding.check == Check::SubgroupLane);
     }
     assert!(fails.len() >= 11 && fails.values().all(|failed| *failed), "{fails:#?}");
 }
 
+/// Stores whose place another store has filled before, so that it never goes unwritten: a part of the line, and why.
+const FILLED: &[(&str, &str)] = &[
+    ("sh_reduce[local] = join(", "in place"),
+    ("+= 1u;", "counts, set to 0 before"),
+    ("= place + 1u;", "counts, set to places before"),
+    ("sh_kv[row * stride + col] = attention_v4", "over the keys"),
+    ("sh_part[local] = sum;", "over the maxima"),
+    ("sh_walked[row * TILE_STRIDE + x] = operand(which", "over what the dot products took"),
+    ("= d_scores[r];", "over the weights"),
+    ("sh_sums[slice * QUADS + quad] = sums;", "in place"),
+];
+
 #[test]
 fn memory_of_a_workgroup_left_as_it_is_shows() {
     let verdicts = verdicts(Kind::SharedStore, &[Check::Unwritten]);
-    let (found, lost): (Vec<_>, Vec<_>) = verdicts.iter().partition(|v| v.found.contains(&Check::Unwritten));
-    eprintln!("{} of {} stores to workgroup memory\n{}", found.len(), verdicts.len(), list(&lost));
-    let families = |verdicts: &[&Verdict]| -> BTreeSet<String> {
-        verdicts.iter().map(|v| v.kernel.split('/').next().unwrap_or_default().to_owned()).collect()
+    let (found, others): (Vec<_>, Vec<_>) = verdicts.iter().partition(|v| v.found.contains(&Check::Unwritten));
+    let place = |v: &Verdict| FILLED.iter().position(|(part, _)| v.line.contains(part));
+    let lost: Vec<_> = others.iter().copied().filter(|v| place(v).is_none()).collect();
+    eprintln!("{} stores to workgroup memory, {} where another has stored", verdicts.len(), others.len() - lost.len());
+    assert!(found.len() > 50 && lost.is_empty(), "stores that are not missed:\n{}", list(&lost));
+    let used: BTreeSet<usize> = others.iter().filter_map(|v| place(v)).collect();
+    assert_eq!(used.len(), FILLED.len(), "places listed, but missed or gone: {used:?}");
+    let families = |verdicts: &mut dyn Iterator<Item = &Verdict>| -> BTreeSet<String> {
+        verdicts.map(|v| v.kernel.split('/').next().unwrap_or_default().to_owned()).collect()
     };
-    let (all, shown) = (families(&verdicts.iter().collect::<Vec<_>>()), families(&found));
-    assert!(all.len() > 8 && all == shown, "{:?}\n{}", all.difference(&shown), list(&lost));
-    // A store whose place another one fills, too, is not missed as such.
-    assert!(10 * found.len() > 8 * verdicts.len(), "{} of {}\n{}", found.len(), verdicts.len(), list(&lost));
+    assert_eq!(families(&mut found.into_iter()), families(&mut verdicts.iter()));
 }
 
 #[test]
@@ -218,13 +275,13 @@ fn groups_without_their_number_race() {
         ("fn thread_id", ("return (group.y * n_groups.x + group.x) * wg_size + local;", "return local;")),
     ];
     let mut raced: BTreeMap<String, bool> = BTreeMap::new();
-    for launch in launches().iter().filter(|l| l.grid[0] * l.grid[1] > 1) {
+    for launch in launches().iter().filter(|l| l.grid[0] * l.grid[1] > 1 && !l.kernel.binds.is_empty()) {
         let raced = raced.entry(launch.kernel.label()).or_default();
         for (after, edit) in edits {
             if *raced {
                 break;
             }
-            let subject = Subject::edited(&launch.kernel, &launch.types, launch.uniform, after, edit);
+            let subject = Subject::edited(&launch.kernel, &launch.types, launch.uniform, after, &[edit]);
             let program = subject.expect("the file is part of every kernel").program(&launch.overrides, None);
             let Ok((outcome, _)) = launch.run(&program, &runs(launch)[0]) else { continue };
             *raced = outcome.findings.iter().any(|finding| finding.check == Check::StorageRace);
@@ -253,7 +310,7 @@ fn a_barrier_that_some_do_not_reach_is_divergent() {
     for (entry, from, to) in UNIFORM {
         let found = launches().iter().filter(|launch| launch.kernel.entry == *entry).any(|launch| {
             let after = format!("fn {entry}(");
-            let subject = Subject::edited(&launch.kernel, &launch.types, launch.uniform, &after, (from, to));
+            let subject = Subject::edited(&launch.kernel, &launch.types, launch.uniform, &after, &[(from, to)]);
             let program = subject.unwrap_or_else(|| panic!("{entry}: no {from}")).program(&launch.overrides, None);
             let findings = launch.run(&program, &runs(launch)[0]).map(|(outcome, _)| outcome.findings);
             findings.is_ok_and(|all| all.iter().any(|finding| finding.check == Check::DivergentBarrier))
@@ -272,7 +329,13 @@ fn f32_results_past_f16_overflow() {
         ("reduce", |x| reduce::sum(x, &[1], false)),
         ("conv", |x| {
             let conv = conv::Conv2d { stride: [1, 1], padding: [0, 0], dilation: [1, 1], groups: 1 };
-            conv::conv2d(&x.reshape(&[1, 4, 4, 4])?, &x.slice(0, 0..4)?.slice(1, 0..1)?.reshape(&[1, 1, 4, 1])?, None, &conv, Act::None)
+            conv::conv2d(
+                &x.reshape(&[1, 4, 4, 4])?,
+                &x.slice(0, 0..4)?.slice(1, 0..1)?.reshape(&[1, 1, 4, 1])?,
+                None,
+                &conv,
+                Act::None,
+            )
         }),
     ];
     for (family, op) in ops {

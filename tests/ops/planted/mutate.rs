@@ -45,16 +45,26 @@ impl Subject {
         Self { kernel: *kernel, source, module }
     }
 
-    /// With the first `from` behind `after` in its text replaced by `to`; nothing where there is none.
-    pub fn edited(kernel: &Kernel, types: &[DType], uniform: bool, after: &str, edit: (&str, &str)) -> Option<Self> {
+    /// With the first `from` of each edit behind `after` in its text replaced by `to`; nothing where one is missing.
+    pub fn edited(
+        kernel: &Kernel,
+        types: &[DType],
+        uniform: bool,
+        after: &str,
+        edits: &[(&str, &str)],
+    ) -> Option<Self> {
         let subject = Self::new(kernel, types, uniform);
         let text = subject.source.text();
         let at = text.find(after)?;
         let (front, back) = text.split_at(at);
-        if !back.contains(edit.0) {
-            return None;
+        let mut back = back.to_owned();
+        for (from, to) in edits {
+            if !back.contains(from) {
+                return None;
+            }
+            back = back.replacen(from, to, 1);
         }
-        let text = format!("{front}{}", back.replacen(edit.0, edit.1, 1));
+        let text = format!("{front}{back}");
         let mut module = naga::front::wgsl::parse_str(&text).unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
         module.entry_points.retain(|e| e.name == kernel.entry);
         naga::compact::compact(&mut module, naga::compact::KeepUnused::No);

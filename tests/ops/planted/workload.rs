@@ -3,8 +3,8 @@
 
 use crate::support::row::{upload, values};
 use leanvision::ops::{
-    Act, RowVariant, attention as at, augment, conv, elementwise as e, gather as g, matmul as mm, norm, optim,
-    pool, random, reduce, scatter, softmax as s, sort, topk,
+    Act, RowVariant, attention as at, augment, conv, elementwise as e, gather as g, matmul as mm, norm, optim, pool,
+    random, reduce, scatter, softmax as s, sort, topk,
 };
 use leanvision::runtime::{CapturedLaunch, Kernel, SimulatedDevice};
 use leanvision::sim::{Buffer, Checks, Options};
@@ -28,15 +28,11 @@ pub fn launches() -> &'static [CapturedLaunch] {
         for (subgroup_size, kind, immediates) in DEVICES {
             // The launches are checked in their own test.
             let options = Options { subgroup_size, checks: Checks::none(), ..Options::default() };
-            let device =
-                SimulatedDevice { options, kind, immediates, capture: true, ..Default::default() };
+            let device = SimulatedDevice { options, kind, immediates, capture: true, ..Default::default() };
             let runtime = Runtime::simulated(device).unwrap();
-            let start = std::time::Instant::now();
             for (family, work) in FAMILIES.iter().filter(|(family, _)| all.is_empty() || !SLOW.contains(family)) {
                 work(&runtime).unwrap_or_else(|error| panic!("{family}: {error}"));
-                eprintln!("{family}: {:?} {} ops", start.elapsed(), runtime.simulated_operations());
             }
-            eprintln!("{kind}: {:?} {} ops", start.elapsed(), runtime.simulated_operations());
             let mut new = |l: &CapturedLaunch| {
                 let form = (name(&l.kernel), l.types.clone(), l.overrides.clone(), l.grid, l.params.clone());
                 known.insert(form)
