@@ -73,7 +73,7 @@ const FAMILIES: &[(&str, Work)] = &[
 /// Folds a grid of three workgroups or more so that some are left over, as a device does whose grids are small.
 fn folded(mut launch: CapturedLaunch) -> CapturedLaunch {
     let n = launch.grid[0] * launch.grid[1];
-    if let Some(y) = (2..n).find(|y| n % y != 0) {
+    if let Some(y) = (2..n).find(|y| !n.is_multiple_of(*y)) {
         launch.grid = [n.div_ceil(y), y, 1];
     }
     launch
