@@ -68,7 +68,8 @@ var<immediate> conv_weave_params: ConvWeaveParams;
 @group(0) @binding(3) var<storage, read> conv_weave4_11: array<Elem4>;
 @group(0) @binding(4) var<storage, read_write> conv_weave4_out: array<Elem4>;
 
-// Where a block starts in the results of the four remainders and in the image, and which of its pixels there are.
+// Where a block starts in the results of the four remainders and in the image, and which of its pixels there are; the
+// first always is.
 struct ConvBlock { source: vec4<u32>, place: vec4<u32>, inside: vec4<bool>, given: vec4<bool> }
 
 fn conv_weave_block(block: u32) -> ConvBlock {
@@ -105,9 +106,7 @@ fn conv_weave_bwd_x(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgr
     }
     let block = conv_weave_block(id);
     for (var c = i - id * p.n_lanes; c < p.c; c += p.n_lanes) {
-        if block.inside.x {
-            conv_weave_out[block.place.x + c] = select(Elem(0.0), conv_weave_00[select(0u, block.source.x + c, block.given.x)], block.given.x);
-        }
+        conv_weave_out[block.place.x + c] = select(Elem(0.0), conv_weave_00[select(0u, block.source.x + c, block.given.x)], block.given.x);
         if block.inside.y {
             conv_weave_out[block.place.y + c] = select(Elem(0.0), conv_weave_01[select(0u, block.source.y + c, block.given.y)], block.given.y);
         }
@@ -132,9 +131,7 @@ fn conv_weave_vec4_bwd_x(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_w
     let block = conv_weave_block(id);
     let zero = Elem4(vec4<f32>(0.0));
     for (var c = i - id * p.n_lanes; c < p.c; c += p.n_lanes) {
-        if block.inside.x {
-            conv_weave4_out[block.place.x + c] = select(zero, conv_weave4_00[select(0u, block.source.x + c, block.given.x)], block.given.x);
-        }
+        conv_weave4_out[block.place.x + c] = select(zero, conv_weave4_00[select(0u, block.source.x + c, block.given.x)], block.given.x);
         if block.inside.y {
             conv_weave4_out[block.place.y + c] = select(zero, conv_weave4_01[select(0u, block.source.y + c, block.given.y)], block.given.y);
         }

@@ -216,6 +216,7 @@ fn norm_group_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     var mean = 0.0;
     if OP == 0u {
         mean = group_reduce(JOIN_SUM, local, lane_sum(start, local, first, 0.0, 1u)) / f32(p.n_cols);
+        workgroupBarrier();
     }
     let squares = group_reduce(JOIN_SUM, local, lane_sum(start, local, first, mean, 2u));
     let m = Moments(first, mean, scale_of(squares));
@@ -239,6 +240,7 @@ fn norm_subgroup_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workg
     if OP == 0u {
         let sum = lane_sum(start, local, first, 0.0, 1u);
         mean = subgroups_reduce(JOIN_SUM, lane, subgroup, n_subgroups, sum) / f32(p.n_cols);
+        workgroupBarrier();
     }
     let mine = lane_sum(start, local, first, mean, 2u);
     let squares = subgroups_reduce(JOIN_SUM, lane, subgroup, n_subgroups, mine);
@@ -380,6 +382,7 @@ fn norm_group_bwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     var mean = 0.0;
     if OP == 0u {
         mean = group_reduce(JOIN_SUM, local, lane_sum(start, local, first, 0.0, 1u)) / f32(p.n_cols);
+        workgroupBarrier();
     }
     var squares = 0.0;
     var sum = 0.0;
@@ -392,7 +395,9 @@ fn norm_group_bwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
         sum_x += g * off;
     }
     let m = Moments(first, mean, scale_of(group_reduce(JOIN_SUM, local, squares)));
+    workgroupBarrier();
     let row_sum = group_reduce(JOIN_SUM, local, sum);
+    workgroupBarrier();
     let pull = pulls(row_sum, group_reduce(JOIN_SUM, local, sum_x), m);
     for (var c = local; c < p.n_cols; c += WG_SIZE) {
         write_d_x(start + c, c, m, pull);

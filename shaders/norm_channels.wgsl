@@ -304,6 +304,7 @@ fn join_group_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     }
     let start = parts_start(id);
     let first = settled(group_reduce(JOIN_SUM, local, sum_first(start, local, WG_SIZE)));
+    workgroupBarrier();
     let second = group_reduce(JOIN_SUM, local, sum_second(start, local, WG_SIZE, first));
     if local == 0u {
         write_joined(id, first, second);

@@ -99,6 +99,7 @@ fn lars_slots_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
         sum += lars_slots_x[block];
     }
     let norm_w = sqrt(group_reduce(JOIN_SUM, local, sum.x));
+    workgroupBarrier();
     let norm_g = sqrt(group_reduce(JOIN_SUM, local, sum.y));
     if local == 0u {
         // A NaN is not above 0 and leaves 1, so the slot's other elements move as they would.

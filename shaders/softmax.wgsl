@@ -205,11 +205,13 @@ fn write_row(start: u32, n: u32, local: u32, row: RowSums) {
 // The maxima and sums of all lanes of a workgroup as one; the plain sums stay each lane's own.
 fn group_sums(row: RowSums, local: u32) -> RowSums {
     let top = group_reduce(JOIN_MAX, local, row.top);
+    workgroupBarrier();
     return RowSums(top, group_reduce(JOIN_SUM, local, row.sum * exp(row.top - top)), row.total);
 }
 
 fn subgroups_sums(row: RowSums, lane: u32, subgroup: u32, n_subgroups: u32) -> RowSums {
     let top = subgroups_reduce(JOIN_MAX, lane, subgroup, n_subgroups, row.top);
+    workgroupBarrier();
     let sum = subgroups_reduce(JOIN_SUM, lane, subgroup, n_subgroups, row.sum * exp(row.top - top));
     return RowSums(top, sum, row.total);
 }
@@ -297,6 +299,7 @@ fn loss_group_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     }
     var sums = group_sums(lane_sums(row * p.n_cols, p.n_cols, local), local);
     if OP == 1u {
+        workgroupBarrier();
         sums.total = group_reduce(JOIN_SUM, local, sums.total);
     }
     if local == 0u {
@@ -320,6 +323,7 @@ fn loss_subgroup_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workg
     let mine = lane_sums(row * p.n_cols, p.n_cols, local);
     var sums = subgroups_sums(mine, lane, subgroup, n_subgroups);
     if OP == 1u {
+        workgroupBarrier();
         sums.total = subgroups_reduce(JOIN_SUM, lane, subgroup, n_subgroups, sums.total);
     }
     if local == 0u {

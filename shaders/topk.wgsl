@@ -250,6 +250,7 @@ fn select_groups_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workg
         let total = sh_sums[GROUP_SIZE - 1u];
         place += total & 0xffffu;
         tie += total >> 16u;
+        workgroupBarrier();
     }
     let last = (unit + 1u) << p.slots_log2;
     for (var at = min(tie, end) + local; at < last; at += GROUP_SIZE) {

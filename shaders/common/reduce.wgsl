@@ -1,5 +1,6 @@
 // Reductions over a workgroup of WG_SIZE (a power of two, defined by the family file); every lane gets the result.
-// All of the workgroup must call them. The order is fixed, so that a run repeats bit for bit.
+// All of the workgroup must call them, with a barrier between two calls: lanes may still read the result of the first.
+// The order is fixed, so that a run repeats bit for bit.
 
 const JOIN_SUM: u32 = 0u;
 const JOIN_MAX: u32 = 1u;
@@ -26,8 +27,6 @@ fn join(kind: u32, a: Acc, b: Acc) -> Acc {
 
 // A tree in workgroup memory: right on every adapter.
 fn group_reduce(kind: u32, local: u32, x: Acc) -> Acc {
-    // Lanes may still read the result of the call before.
-    workgroupBarrier();
     sh_reduce[local] = x;
     for (var half = WG_SIZE / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
@@ -39,7 +38,7 @@ fn group_reduce(kind: u32, local: u32, x: Acc) -> Acc {
     return sh_reduce[0];
 }
 
-// Subgroups first, then their results: two barriers, any subgroup size.
+// Subgroups first, then their results: one barrier, any subgroup size.
 fn subgroups_reduce(kind: u32, lane: u32, subgroup: u32, n_subgroups: u32, x: Acc) -> Acc {
     var part: Acc;
     switch kind {
@@ -52,7 +51,6 @@ fn subgroups_reduce(kind: u32, lane: u32, subgroup: u32, n_subgroups: u32, x: Ac
         let nan = subgroupMax(select(0u, bitcast<u32>(x) & 0x7fffffffu, is_nan(x)));
         part = select(part, bitcast<Acc>(nan), nan != 0u);
     }
-    workgroupBarrier();
     if lane == 0u {
         sh_reduce[subgroup] = part;
     }

@@ -3,9 +3,9 @@ const SCAN_SIZE = 256u;
 // Two halves take turns, so that one barrier per step is enough.
 var<workgroup> sh_sums: array<u32, 2u * SCAN_SIZE>;
 
-// The sum of the values up to each invocation's; all of them stay in sh_sums[0 .. SCAN_SIZE] until the next call.
+// The sum of the values up to each invocation's; all of them stay in sh_sums[0 .. SCAN_SIZE] until the next
+// call, in front of which the caller puts a barrier.
 fn group_sums(local: u32, value: u32) -> u32 {
-    workgroupBarrier();
     var half = 0u;
     sh_sums[local] = value;
     workgroupBarrier();

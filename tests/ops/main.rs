@@ -16,6 +16,7 @@ mod gather;
 mod matmul;
 mod norm;
 mod optim;
+mod planted;
 mod pool;
 mod random;
 mod reduce;

@@ -56,7 +56,7 @@ impl Drop for TestRuntime {
         {
             let findings = simulated::findings(&runtime);
             if self.simulated.is_some() {
-                simulated::keep_coverage(&runtime);
+                simulated::keep_coverage(&runtime.shader_coverage());
             }
             let idle = (self.simulated.take(), runtime);
             IDLE.lock().expect("no test panics while it holds the list").push(idle);

@@ -57,16 +57,16 @@ pub fn findings(runtime: &Runtime) -> Option<String> {
     (!texts.is_empty()).then(|| format!("{} findings on {}\n{}", texts.len(), runtime.profile(), texts.join("\n")))
 }
 
-/// Adds the shader lines that ran on a simulated runtime to the folder that `LEANVISION_COVERAGE` names, a file for this
+/// Adds the shader lines that ran to the folder that `LEANVISION_COVERAGE` names, a file for this
 /// process: `gpubench sanitize --coverage` reads it.
-pub fn keep_coverage(runtime: &Runtime) {
+pub fn keep_coverage(of: &Coverage) {
     static ALL: Mutex<Option<Coverage>> = Mutex::new(None);
     let Some(folder) = std::env::var_os("LEANVISION_COVERAGE").filter(|folder| !folder.is_empty()) else { return };
     let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = all.clone();
     let sum = all.get_or_insert_default();
-    sum.merge(&runtime.shader_coverage());
-    if before.as_ref() != Some(sum) {
+    let before = (sum.lines(), sum.branches());
+    sum.merge(of);
+    if before != (sum.lines(), sum.branches()) {
         let file = std::path::Path::new(&folder).join(format!("{}.json", std::process::id()));
         let text = serde_json::to_string(sum).expect("plain data");
         std::fs::write(&file, text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
