@@ -22,7 +22,7 @@ fn gpubench_refuses_bad_flags_in_one_line() {
         (&["list", "--family", "hats"], "no family is called 'hats'"),
         (&["run", "--device", "auto:no such adapter"], "no adapter: looked for 'auto:no such adapter'"),
         (&["measure"], "unrecognized subcommand 'measure'"),
-        (&["--quiet"], "a command is needed: list, run, sanitize or coverage"),
+        (&["--quiet"], "a command is needed: list, run, compare, report, sanitize or coverage"),
     ] {
         let line = refusal(&gpubench(args));
         assert!(line.contains(part), "{line}");
