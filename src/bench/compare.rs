@@ -346,11 +346,10 @@ impl Comparison {
             .filter(slower)
             .map(|row| format!("{} {} {} {}", row.name, row.shape, row.dtype, row.variant))
             .collect();
-        let lists = [("slower", &slower), ("wrong", &self.wrong)];
+        let lists = [("slower than A", &slower), ("wrong", &self.wrong)];
         let lists = lists.iter().filter(|(_, names)| !names.is_empty());
-        let texts: Vec<String> = lists
-            .map(|(what, names)| format!("{} {what} than {}: {}", names.len(), label(0), names.join(", ")))
-            .collect();
+        let text = |(what, names): &(&str, &Vec<String>)| format!("{} {what}: {}", names.len(), names.join(", "));
+        let texts: Vec<String> = lists.map(text).collect();
         if texts.is_empty() { Ok(()) } else { Err(Error::Failed(texts.join("; "))) }
     }
 

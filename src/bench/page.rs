@@ -85,12 +85,12 @@ impl BenchReport {
     #[must_use]
     pub fn page(&self) -> Page {
         let mut page = Page::new("gpubench", &self.adapter.to_string());
-        self.add_to(&mut page);
+        self.add_to(&mut page, None);
         page
     }
 
-    /// Adds what is known of the adapter and the run, the roofline, bars by family, and every row.
-    pub(super) fn add_to(&self, page: &mut Page) {
+    /// Adds what is known of the adapter and the run, from `file` if that is given, the roofline, bars by family, and every row.
+    pub(super) fn add_to(&self, page: &mut Page, file: Option<String>) {
         let limits = &self.adapter.limits;
         let subgroups = match (self.adapter.subgroup_min, self.adapter.subgroup_max) {
             (0, _) => "none".to_string(),
@@ -100,7 +100,7 @@ impl BenchReport {
         let features = &self.adapter.features;
         let named = [(features.f16, "f16"), (features.immediates, "immediates"), (features.timestamps, "timestamps")];
         let named: Vec<&str> = named.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect();
-        page.facts([
+        page.facts(file.map(|file| ("file", file)).into_iter().chain([
             ("adapter", format!("{} ({}, vendor {:#06x})", self.adapter.name, self.adapter.kind, self.adapter.vendor)),
             ("driver", format!("{} {}", self.adapter.driver, self.adapter.driver_info)),
             ("back end", self.adapter.backend.to_string()),
@@ -119,7 +119,7 @@ impl BenchReport {
             ("shaders", format!("{} modules", self.conditions.modules)),
             ("host", format!("{}, {} threads", self.conditions.system, self.conditions.threads)),
             ("run", format!("{}, leanvision {}, {} s", self.date, self.version, number(self.seconds))),
-        ]);
+        ]));
         page.subheading("What the adapter can do at most");
         page.table(&self.peaks_table());
         page.subheading("Roofline");

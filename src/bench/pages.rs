@@ -57,7 +57,8 @@ impl Reports {
     pub fn read(flags: &ReportFlags, page: PathBuf) -> Result<Self> {
         let reports = BenchReport::read_all(&flags.files)?;
         crate::files::check_writable(&page)?;
-        if flags.files.contains(&page) {
+        let same = |file: &PathBuf| matches!((file.canonicalize(), page.canonicalize()), (Ok(a), Ok(b)) if a == b);
+        if flags.files.iter().any(same) {
             return Err(Error::file(&page, "is a file to report on, not a place for the page"));
         }
         let several = reports.len() > 1;
@@ -93,8 +94,7 @@ impl Reports {
                 page.heading("The adapter");
             }
             let file = path.file_name().unwrap_or(path.as_os_str());
-            page.facts([("file", file.to_string_lossy().into_owned())]);
-            report.add_to(&mut page);
+            report.add_to(&mut page, Some(file.to_string_lossy().into_owned()));
         }
         if let Some(comparison) = &self.comparison {
             page.heading("All rows side by side");

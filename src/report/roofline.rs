@@ -123,8 +123,8 @@ impl Roofline {
                 continue;
             }
             line(if i == 0 { "roof" } else { "ceiling" }, &[(start, rate * start), (end, rate * end)]);
-            // Beside the line's foot, one name above the other.
-            let height = ys.value((ys.at(rate * start) + 0.02).max(0.02 + 0.065 * i as f64));
+            // Under the line near its foot, where the line has left to the right, one name above the other.
+            let height = ys.value((ys.at(rate * start) + 0.02).max(0.07 + 0.065 * i as f64));
             let _ = write!(
                 names,
                 "<span class=\"stream\" style=\"left:{:.2}%;bottom:{:.2}%\">{} {} {}</span>",
