@@ -165,6 +165,15 @@ pub struct Mean {
     pub speeds: Vec<Option<(usize, f64)>>,
 }
 
+/// Rows that the same files lack for the same reason.
+#[derive(Debug, Clone, Serialize)]
+pub struct Apart {
+    /// The files that lack them, each with the reason if one is known.
+    pub missing: String,
+    /// Name, shape, type and variant of each.
+    pub rows: Vec<String>,
+}
+
 /// Reports beside the first of them.
 #[derive(Debug, Clone, Serialize)]
 pub struct Comparison {
@@ -182,8 +191,8 @@ pub struct Comparison {
     pub means: Vec<Mean>,
     /// The rows.
     pub rows: Vec<ComparedRow>,
-    /// Rows that not every file has, with the reason if one is known.
-    pub apart: Vec<String>,
+    /// Rows that not every file has.
+    pub apart: Vec<Apart>,
     /// Rows that the baseline timed and another file found wrong.
     pub wrong: Vec<String>,
 }
@@ -199,18 +208,22 @@ fn find<'a>(report: &'a BenchReport, wanted: Key<'_>, by: By) -> Option<&'a Row>
     report.rows.iter().find(|row| key(row) == wanted && row.ms(by) > 0.0)
 }
 
-/// Half of what lies between the tenth and the ninetieth percentile, as a share of the median.
-fn spread(row: &Row) -> f64 {
-    ((row.ms_p90 - row.ms_p10) / 2.0 / row.ms_median).max(0.0)
+/// Half of what lies between the tenth and the ninetieth percentile, as a share of the time. Older files have no percentiles
+/// of the CPU time; those of the wall time, which are further apart, stand in for them.
+fn spread(row: &Row, by: By) -> f64 {
+    let (ms, low, high) = match (by, row.cpu_ms_p10, row.cpu_ms_p90) {
+        (By::Cpu, Some(low), Some(high)) => (row.cpu_ms, low, high),
+        _ => (row.ms_median, row.ms_p10, row.ms_p90),
+    };
+    ((high - low) / 2.0 / ms).max(0.0)
 }
 
 impl Cell {
     /// Two rows differ by noise as long as their speeds do by less than both spreads together, or `least_band` percent. The
-    /// sum, not its root of squares, since what disturbs one run as a whole is in neither spread. A file has no spread of the
-    /// CPU time; that of the wall time, which is larger, stands in for it.
+    /// sum, not its root of squares, since what disturbs one run as a whole is in neither spread.
     fn new(base: &Row, row: &Row, by: By, least_band: f64) -> Self {
         let speed = base.ms(by) / row.ms(by);
-        let band = (spread(base) + spread(row)).max(least_band / 100.0);
+        let band = (spread(base, by) + spread(row, by)).max(least_band / 100.0);
         let verdict = if speed > 1.0 + band {
             Verdict::Faster
         } else if speed < 1.0 / (1.0 + band) {
@@ -243,7 +256,7 @@ impl Comparison {
             by,
             least_band,
             files: files.collect(),
-            notes: notes(reports),
+            notes: notes(reports, by),
             peaks: peaks(reports, by),
             means: Vec::new(),
             rows: Vec::new(),
@@ -300,7 +313,11 @@ impl Comparison {
                     left.map_or_else(|| label(*i), |left| format!("{} (skipped: {})", label(*i), left.reason))
                 })
                 .collect();
-            self.apart.push(format!("{}: not in {}", row.title(), reasons.join(", ")));
+            let missing = format!("not in {}", reasons.join(", "));
+            match self.apart.iter_mut().find(|apart| apart.missing == missing) {
+                Some(apart) => apart.rows.push(row.title()),
+                None => self.apart.push(Apart { missing, rows: vec![row.title()] }),
+            }
         }
     }
 
@@ -359,7 +376,7 @@ impl Comparison {
         let mut heads: Vec<String> = ["name", "shape", "type", "variant", ">A ms"].map(str::to_string).into();
         for file in self.files.iter().skip(1) {
             let label = &file.label;
-            heads.extend([format!(">{label} ms"), format!(">{label} speed"), ">±".into(), label.clone()]);
+            heads.extend([format!(">{label} ms"), format!(">{label} speed"), ">±".into(), format!("{label} is")]);
         }
         let heads: Vec<&str> = heads.iter().map(String::as_str).collect();
         let mut table = Table::new(&heads);
@@ -420,13 +437,13 @@ impl Comparison {
 }
 
 /// In what runs differ from the first besides their figures.
-fn notes(reports: &[BenchReport]) -> Vec<String> {
+fn notes(reports: &[BenchReport], by: By) -> Vec<String> {
     let facts = |report: &BenchReport| {
         let (adapter, conditions) = (&report.adapter, &report.conditions);
         [
             ("adapter", adapter.name.clone()),
             ("back end", adapter.backend.to_string()),
-            ("driver", format!("{} {}", adapter.driver, adapter.driver_info)),
+            ("driver", format!("{} {}", adapter.driver, adapter.driver_info).trim().to_string()),
             ("host", conditions.system.clone()),
             ("threads", conditions.threads.to_string()),
             ("modules", conditions.modules.clone()),
@@ -443,6 +460,9 @@ fn notes(reports: &[BenchReport]) -> Vec<String> {
                 notes.push(format!("{} differs in its {what}: {got}, where A has {wanted}", label(i + 1)));
             }
         }
+    }
+    if by == By::Wall && reports.iter().any(|report| report.adapter.is_software()) {
+        notes.push("wall time of a software adapter counts what else the machine did; --by cpu does not".into());
     }
     for (i, report) in reports.iter().enumerate() {
         if let Some(lost) = &report.lost {
@@ -476,6 +496,12 @@ impl fmt::Display for Compared {
     }
 }
 
+impl fmt::Display for Apart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.missing, self.rows.join(", "))
+    }
+}
+
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.files.iter().try_for_each(|file| writeln!(f, "{file}"))?;
@@ -487,8 +513,8 @@ impl fmt::Display for Comparison {
             }
         }
         if !self.apart.is_empty() {
-            writeln!(f, "\nrows that not every file has")?;
-            self.apart.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
+            writeln!(f)?;
+            self.apart.iter().try_for_each(|apart| writeln!(f, "{apart}"))?;
         }
         let [faster, slower, same] = [Verdict::Faster, Verdict::Slower, Verdict::Same].map(|v| self.count(v));
         write!(f, "\n{faster} faster, {slower} slower, {same} the same")

@@ -64,6 +64,12 @@ pub struct Row {
     pub ms_first: f64,
     /// CPU time of this process per run, in ms.
     pub cpu_ms: f64,
+    /// Tenth percentile of the CPU time, in ms; `None` in older files.
+    #[serde(default)]
+    pub cpu_ms_p10: Option<f64>,
+    /// Ninetieth percentile of the CPU time, in ms; `None` in older files.
+    #[serde(default)]
+    pub cpu_ms_p90: Option<f64>,
     /// Arithmetic at the median, in GFLOP/s; 0 where the row counts none.
     pub gflops: f64,
     /// Memory traffic at the median, in GB/s, counting each input and output once; 0 where the row counts none.
@@ -97,6 +103,8 @@ impl Row {
             ms_p90: timing.p90_ms,
             ms_first,
             cpu_ms: timing.cpu_ms,
+            cpu_ms_p10: Some(timing.cpu_p10_ms),
+            cpu_ms_p90: Some(timing.cpu_p90_ms),
             gflops: rate(case.flops, timing.median_ms),
             gbps: rate(case.bytes, timing.median_ms),
             items_per_s: (case.items.0 > 0).then(|| 1e3 * case.items.0 as f64 / timing.median_ms),
@@ -208,7 +216,16 @@ mod tests {
     fn row(name: &str, variant: &str, dtype: DType, (flops, bytes): (u64, u64), ms: f64) -> Row {
         let run = || Err(Error::Input("never run".into()));
         let case = Case::new(name, "1", run, |_| Ok(0.0)).variant(variant).dtype(dtype).cost(flops, bytes);
-        let timing = Timing { median_ms: ms, p10_ms: ms, p90_ms: ms, first_ms: ms, cpu_ms: 2.0 * ms, runs: 1 };
+        let timing = Timing {
+            median_ms: ms,
+            p10_ms: ms,
+            p90_ms: ms,
+            first_ms: ms,
+            cpu_ms: 2.0 * ms,
+            cpu_p10_ms: ms,
+            cpu_p90_ms: ms,
+            runs: 1,
+        };
         Row::new(&case, &timing, 0.0, ms)
     }
 

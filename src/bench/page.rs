@@ -132,12 +132,13 @@ impl BenchReport {
         page.roofline(&self.roofline());
         self.add_bars(page);
         page.fold(&format!("All {} rows as a table", self.rows.len()), |page| page.table(&self.table(true)));
-        let lists: [(&str, &[Left]); 2] = [("Wrong results", &self.wrong), ("Skipped", &self.skipped)];
-        for (title, lefts) in lists {
-            if !lefts.is_empty() {
-                page.subheading(title);
-                page.list(lefts.iter().map(ToString::to_string));
-            }
+        let list = |page: &mut Page, lefts: &[Left]| page.list(lefts.iter().map(ToString::to_string));
+        if !self.wrong.is_empty() {
+            page.subheading("Wrong results");
+            list(page, &self.wrong);
+        }
+        if !self.skipped.is_empty() {
+            page.fold(&format!("{} rows skipped", self.skipped.len()), |page| list(page, &self.skipped));
         }
     }
 

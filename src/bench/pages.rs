@@ -101,8 +101,9 @@ impl Reports {
             page.text(&format!("{}.", comparison.rule()));
             page.table(&comparison.table());
             if !comparison.apart.is_empty() {
-                page.fold(&format!("{} rows that not every file has", comparison.apart.len()), |page| {
-                    page.list(comparison.apart.iter().cloned());
+                let n: usize = comparison.apart.iter().map(|apart| apart.rows.len()).sum();
+                page.fold(&format!("{n} rows that not every file has"), |page| {
+                    page.list(comparison.apart.iter().map(ToString::to_string));
                 });
             }
         }

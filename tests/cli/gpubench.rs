@@ -108,7 +108,7 @@ fn gpubench_report_has_its_keys_and_finite_figures() {
         for key in ["ms_median", "ms_p10", "ms_p90", "ms_first", "cpu_ms"] {
             assert!(row[key].as_f64().is_some_and(|v| v > 0.0), "{key} of {row}");
         }
-        for key in ["gflops", "gbps", "max_error"] {
+        for key in ["cpu_ms_p10", "cpu_ms_p90", "gflops", "gbps", "max_error"] {
             assert!(row[key].as_f64().is_some_and(|v| v >= 0.0), "{key} of {row}");
         }
         assert_eq!(row["items_per_s"].is_f64(), row["item"].is_string(), "{row}");

@@ -125,8 +125,8 @@ fn gpubench_compare_knows_ratios_from_noise() {
     near(&peak("copy kernel")["speeds"][0], 2.0);
     near(&peak("submit and wait")["speeds"][0], 2.0);
     let apart = found["apart"].to_string();
-    assert!(apart.contains("norm/base 64 f32 auto: not in B (skipped: slow)"), "{apart}");
-    assert!(apart.contains("norm/other 64 f32 auto: not in A"), "{apart}");
+    assert!(apart.contains(r#"{"missing":"not in B (skipped: slow)","rows":["norm/base 64 f32 auto"]}"#), "{apart}");
+    assert!(apart.contains(r#"{"missing":"not in A","rows":["norm/other 64 f32 auto"]}"#), "{apart}");
 
     let text = printed(&gpubench(&["compare"], &[&base, &other]));
     assert!(text.contains("1 faster, 1 slower, 3 the same"), "{text}");
@@ -135,6 +135,13 @@ fn gpubench_compare_knows_ratios_from_noise() {
         text.contains("note: B differs in its threads: 64, where A has 2") && !text.contains("its driver"),
         "{text}"
     );
+    // Wall time on the CPU is worth a word, on a GPU it is not.
+    assert!(!text.contains("--by cpu"), "{text}");
+    let mut software: Value = serde_json::from_slice(&std::fs::read(&base).unwrap()).unwrap();
+    software["adapter"]["kind"] = json!("cpu");
+    let software = write(folder.path(), "software.json", &software);
+    let notes = |flags: &[&str]| compared(&[&base, &software], flags)["notes"].to_string();
+    assert!(notes(&[]).contains("--by cpu does not") && !notes(&["--by", "cpu"]).contains("--by cpu"));
 }
 
 #[test]
@@ -159,6 +166,12 @@ fn gpubench_compare_takes_a_time_a_band_and_more_files() {
         (by_cpu["rows"][5]["name"].as_str(), by_cpu["rows"][5]["others"][0].is_null()),
         (Some("norm/base"), true)
     );
+    // A file without percentiles of the CPU time falls back on the wall time's, which are 20 % to either side here.
+    near(&by_cpu["rows"][3]["others"][1]["band"], 0.4);
+    let mut steady: Value = serde_json::from_slice(&std::fs::read(&base).unwrap()).unwrap();
+    (steady["rows"][3]["cpu_ms_p10"], steady["rows"][3]["cpu_ms_p90"]) = (json!(1.8), json!(2.0));
+    let steady = write(folder.path(), "steady.json", &steady);
+    near(&compared(&[&steady, &steady], &["--by", "cpu"])["rows"][3]["others"][0]["band"], 0.1);
     let by_wall = compared(&[&base, &quick], &[]);
     assert!(by_wall["rows"].as_array().unwrap().iter().all(|row| row["others"][0]["verdict"] == "same"));
     let narrow = compared(&[&base, &other], &["--band", "1"]);
@@ -259,7 +272,7 @@ fn gpubench_report_is_a_page_that_stands_alone() {
         "<title>matmul/slower 64 f32 auto: 25 GFLOP/s, 1 GB/s, 25 FLOP per byte, 2 ms, 50 % of the peak</title>"
     ));
     assert!(html.contains("<h2>A: First GPU, vulkan</h2>") && html.contains("<h2>B: Second GPU, vulkan</h2>"));
-    assert!(html.contains("<td>slower</td>") && html.contains("norm/base 64 f32 auto: not in B (skipped: slow)"));
+    assert!(html.contains("<td>slower</td>") && html.contains("not in B (skipped: slow): norm/base 64 f32 auto"));
     assert!(html.contains("its threads: 64, where A has 2"));
     for reference in ["http:", "https:", "src=", "href=", "url(", "@import", "<script", "NaN"] {
         assert!(!html.contains(reference), "{reference}");
