@@ -98,10 +98,9 @@ impl Roofline {
         let mut names = String::new();
         let mut taken: Vec<f64> = Vec::new();
         for (i, (name, rate)) in self.peaks.iter().enumerate() {
+            let path = [(ridge, self.peak), (rate / self.stream, *rate), (xs.last, *rate)];
             // A peak above the roof goes on along the memory's rate.
-            let from = if *rate > self.peak { (ridge, self.peak) } else { (rate / self.stream, *rate) };
-            let knee = (rate / self.stream, *rate);
-            line(if i == 0 { "roof" } else { "ceiling" }, &[from, knee, (xs.last, *rate)]);
+            line(if i == 0 { "roof" } else { "ceiling" }, if *rate > self.peak { &path } else { &path[1..] });
             let at = ys.at(*rate);
             // Two names closer than a line of text would cover each other; the lower stays with its line.
             let below = taken.iter().any(|other| (0.0..0.055).contains(&(other - at)));
@@ -252,9 +251,16 @@ mod tests {
     fn the_roof_bends_where_memory_and_arithmetic_meet() {
         let html = chart().html();
         // x: 0.1 to 100, y: 1 to 200; the knee at 10 FLOP per byte is two thirds along.
-        let knee_y = 1000.0 * (1.0 - 100f64.ln() / 200f64.ln());
-        assert!(html.contains(&format!("class=\"roof\" points=\"666.7,{knee_y:.1} ")), "{html}");
-        assert!(html.contains(&format!(" 666.7,{knee_y:.1}\"/>")), "the memory's line ends there: {html}");
+        let at = |y: f64| format!("{:.1}", 1000.0 * (1.0 - y.ln() / 200f64.ln()));
+        let knee = format!("666.7,{}", at(100.0));
+        assert!(html.contains(&format!("class=\"roof\" points=\"{knee} 1000.0,{}\"", at(100.0))), "{html}");
+        assert!(html.contains(&format!("class=\"roof\" points=\"0.0,1000.0 {knee}\"")), "{html}");
+        let mut higher = chart();
+        higher.peak("f16", 150.0);
+        let html = higher.html();
+        let bend = format!("{:.1},{}", 1000.0 * 150f64.ln() / 1000f64.ln(), at(150.0));
+        assert!(html.contains(&format!("class=\"ceiling\" points=\"{knee} {bend} 1000.0,{}\"", at(150.0))), "{html}");
+        let html = chart().html();
         assert!(html.contains("points=\"0.0,1000.0 0.0,1000.0\"><title>at the foot</title>"), "{html}");
         assert!(html.contains("fma 100 GFLOP/s") && html.contains("memory 10 GB/s"), "{html}");
         assert!(html.contains("&lt;b&gt;") && html.contains("<title>&lt;i&gt;</title>"), "{html}");
