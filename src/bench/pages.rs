@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::compare::Comparison;
-use super::compare::{self, LEAST_BAND, label};
+use super::compare::{self, Compared, Comparison, LEAST_BAND, label};
 use super::{BenchReport, By};
 use crate::report::Page;
 use crate::{Error, Result};
@@ -93,8 +92,7 @@ impl Reports {
             } else {
                 page.heading("The adapter");
             }
-            let file = path.file_name().unwrap_or(path.as_os_str());
-            report.add_to(&mut page, Some(file.to_string_lossy().into_owned()));
+            report.add_to(&mut page, Some(name(path)));
         }
         if let Some(comparison) = &self.comparison {
             page.heading("All rows side by side");
@@ -111,13 +109,20 @@ impl Reports {
     }
 }
 
+/// The file's name, without its folder.
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
 /// What the comparison comes to, without its rows.
 fn summary(page: &mut Page, comparison: &Comparison) {
-    page.list(comparison.files.iter().map(ToString::to_string));
+    // Without its folder, which says nothing to whom the page is sent.
+    let bare = |file: &Compared| Compared { path: name(&file.path).into(), ..file.clone() };
+    page.list(comparison.files.iter().map(|file| bare(file).to_string()));
     page.heading("Beside the first");
     let [faster, slower, same] = [compare::Verdict::Faster, compare::Verdict::Slower, compare::Verdict::Same]
         .map(|verdict| comparison.count(verdict));
-    page.text(&format!("{faster} rows faster, {slower} slower, {same} the same, by {}.", comparison.by));
+    page.text(&format!("Rows by {}: {faster} faster, {slower} slower, {same} the same.", comparison.by));
     page.table(&comparison.means_table());
     page.table(&comparison.peaks_table());
     page.list(comparison.notes.iter().cloned());

@@ -273,6 +273,7 @@ fn gpubench_report_is_a_page_that_stands_alone() {
     ));
     assert!(html.contains("<h2>A: First GPU, vulkan</h2>") && html.contains("<h2>B: Second GPU, vulkan</h2>"));
     assert!(html.contains("<td>slower</td>") && html.contains("not in B (skipped: slow): norm/base 64 f32 auto"));
+    assert!(!html.contains(folder.path().to_str().unwrap()) && html.contains("A  base.json: First GPU"));
     assert!(html.contains("its threads: 64, where A has 2"));
     for reference in ["http:", "https:", "src=", "href=", "url(", "@import", "<script", "NaN"] {
         assert!(!html.contains(reference), "{reference}");
