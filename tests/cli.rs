@@ -4,6 +4,8 @@
 mod demo;
 #[path = "cli/gpubench.rs"]
 mod gpubench;
+#[path = "cli/gpubench_reports.rs"]
+mod gpubench_reports;
 #[cfg(feature = "sim")]
 #[path = "cli/sanitize.rs"]
 mod sanitize;

@@ -27,6 +27,16 @@ pub enum Command {
     List(SuiteFlags),
     /// Measures what the adapter can do at most, then every row of the suite
     Run(SuiteFlags),
+    /// Figures of several runs beside those of the first, row by row
+    ///
+    /// The first file is the baseline. Rows, peaks and geometric means are compared; a row is faster or slower if its speed
+    /// differs by more than the noise of both runs. Opens no adapter. Ends with 0, with 1 if --fail-on-slower is given and a row is slower, with 2
+    /// if a file is no report.
+    Compare(super::compare::CompareFlags),
+    /// One page of one or more runs: roofline and bars for each, and all rows side by side
+    ///
+    /// The page stands alone. Opens no adapter.
+    Report(super::ReportFlags),
     /// Runs kernels without a GPU and reports races, stray accesses and other faults
     ///
     /// A FILE.wgsl is a kernel of your own: each of its bindings, and its immediates, get an --input by the variable's name. A

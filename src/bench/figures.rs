@@ -1,13 +1,14 @@
 //! The figures of a suite: the adapter's peaks, rows, and the share of a peak that a row reaches.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::micro::N_LAUNCHES;
-use super::{Case, Timing};
+use super::{By, Case, Timing};
 use crate::tensor::DType;
 
 /// What the adapter can do at most, measured in the same run as the rows.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Peaks {
     /// f32 multiply-adds from registers, in GFLOP/s.
     pub fma_gflops: f64,
@@ -43,7 +44,7 @@ pub struct Peaks {
 }
 
 /// One case, checked and timed.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Row {
     /// `family/op`.
     pub name: String,
@@ -63,6 +64,12 @@ pub struct Row {
     pub ms_first: f64,
     /// CPU time of this process per run, in ms.
     pub cpu_ms: f64,
+    /// Tenth percentile of the CPU time, in ms; `None` in older files.
+    #[serde(default)]
+    pub cpu_ms_p10: Option<f64>,
+    /// Ninetieth percentile of the CPU time, in ms; `None` in older files.
+    #[serde(default)]
+    pub cpu_ms_p90: Option<f64>,
     /// Arithmetic at the median, in GFLOP/s; 0 where the row counts none.
     pub gflops: f64,
     /// Memory traffic at the median, in GB/s, counting each input and output once; 0 where the row counts none.
@@ -70,7 +77,7 @@ pub struct Row {
     /// Items of work per second at the median; `None` where the row counts none.
     pub items_per_s: Option<f64>,
     /// What the items are, such as images.
-    pub item: Option<&'static str>,
+    pub item: Option<String>,
     /// Share of the peak that binds, 1 for all of it: the larger of arithmetic by the f32 multiply-add rate and traffic by
     /// `memory_gbps`. On a software adapter by CPU time, else by the median. `None` for the rows that set the peaks.
     pub share_of_peak: Option<f64>,
@@ -96,16 +103,45 @@ impl Row {
             ms_p90: timing.p90_ms,
             ms_first,
             cpu_ms: timing.cpu_ms,
+            cpu_ms_p10: Some(timing.cpu_p10_ms),
+            cpu_ms_p90: Some(timing.cpu_p90_ms),
             gflops: rate(case.flops, timing.median_ms),
             gbps: rate(case.bytes, timing.median_ms),
             items_per_s: (case.items.0 > 0).then(|| 1e3 * case.items.0 as f64 / timing.median_ms),
-            item: (case.items.0 > 0).then_some(case.items.1),
+            item: (case.items.0 > 0).then(|| case.items.1.to_string()),
             share_of_peak: None,
             max_error,
             runs: timing.runs,
             flops: case.flops,
             bytes: case.bytes,
         }
+    }
+
+    /// The family: the name's first part.
+    #[must_use]
+    pub fn family(&self) -> &str {
+        self.name.split('/').next().unwrap_or_default()
+    }
+
+    /// Time of a run, in ms.
+    #[must_use]
+    pub fn ms(&self, by: By) -> f64 {
+        match by {
+            By::Wall => self.ms_median,
+            By::Cpu => self.cpu_ms,
+        }
+    }
+
+    /// Arithmetic, in GFLOP per second of that time; 0 where the row counts none.
+    #[must_use]
+    pub fn gflops_by(&self, by: By) -> f64 {
+        rate(self.flops, self.ms(by))
+    }
+
+    /// Memory traffic, in GB per second of that time; 0 where the row counts none.
+    #[must_use]
+    pub fn gbps_by(&self, by: By) -> f64 {
+        rate(self.bytes, self.ms(by))
     }
 
     /// Whether the row sets a peak.
@@ -180,7 +216,16 @@ mod tests {
     fn row(name: &str, variant: &str, dtype: DType, (flops, bytes): (u64, u64), ms: f64) -> Row {
         let run = || Err(Error::Input("never run".into()));
         let case = Case::new(name, "1", run, |_| Ok(0.0)).variant(variant).dtype(dtype).cost(flops, bytes);
-        let timing = Timing { median_ms: ms, p10_ms: ms, p90_ms: ms, first_ms: ms, cpu_ms: 2.0 * ms, runs: 1 };
+        let timing = Timing {
+            median_ms: ms,
+            p10_ms: ms,
+            p90_ms: ms,
+            first_ms: ms,
+            cpu_ms: 2.0 * ms,
+            cpu_p10_ms: ms,
+            cpu_p90_ms: ms,
+            runs: 1,
+        };
         Row::new(&case, &timing, 0.0, ms)
     }
 

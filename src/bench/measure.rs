@@ -17,6 +17,10 @@ pub struct Timing {
     pub first_ms: f64,
     /// CPU time of this process per run, in ms: what a software adapter really costs, whatever else the machine does.
     pub cpu_ms: f64,
+    /// Tenth percentile of the CPU time, in ms.
+    pub cpu_p10_ms: f64,
+    /// Ninetieth percentile of the CPU time, in ms.
+    pub cpu_p90_ms: f64,
     /// Runs that were timed.
     pub runs: usize,
 }
@@ -40,18 +44,31 @@ pub fn measure(runtime: &Runtime, seconds: f64, mut run: impl FnMut() -> Result<
     let fewest = if once > 0.5 { 3 } else { 5 };
     let n_samples = ((seconds / (once * stretch as f64)).ceil() as usize).clamp(fewest, 1000);
     let cpu = cpu_time::ProcessTime::now();
-    let mut samples = Vec::with_capacity(n_samples);
+    let (mut samples, mut cpu_samples) = (Vec::with_capacity(n_samples), Vec::with_capacity(n_samples));
     for _ in 0..n_samples {
-        let start = Instant::now();
+        let (start, cpu_start) = (Instant::now(), cpu_time::ProcessTime::now());
         for _ in 0..stretch {
             run()?;
         }
         runtime.sync()?;
-        samples.push(start.elapsed().as_secs_f64() * 1e3 / stretch as f64);
+        let per_run = |time: std::time::Duration| time.as_secs_f64() * 1e3 / stretch as f64;
+        samples.push(per_run(start.elapsed()));
+        cpu_samples.push(per_run(cpu_start.elapsed()));
     }
     let runs = n_samples * stretch;
     let cpu_ms = cpu.elapsed().as_secs_f64() * 1e3 / runs as f64;
     samples.sort_by(f64::total_cmp);
-    let at = |share: f64| samples[((n_samples - 1) as f64 * share).round() as usize];
-    Ok(Timing { median_ms: at(0.5), p10_ms: at(0.1), p90_ms: at(0.9), first_ms, cpu_ms, runs })
+    cpu_samples.sort_by(f64::total_cmp);
+    let place = |share: f64| ((n_samples - 1) as f64 * share).round() as usize;
+    let (at, cpu_at) = (|share| samples[place(share)], |share| cpu_samples[place(share)]);
+    Ok(Timing {
+        median_ms: at(0.5),
+        p10_ms: at(0.1),
+        p90_ms: at(0.9),
+        first_ms,
+        cpu_ms,
+        cpu_p10_ms: cpu_at(0.1),
+        cpu_p90_ms: cpu_at(0.9),
+        runs,
+    })
 }

@@ -1,5 +1,6 @@
 //! Benchmarks: what an adapter can do at most, and cases over the op families, checked before they are timed.
 
+pub mod compare;
 mod config;
 #[cfg(feature = "sim")]
 pub mod coverage;
@@ -8,14 +9,19 @@ pub mod kernel;
 mod measure;
 mod micro;
 mod page;
+mod pages;
 mod pipeline;
+mod roofline;
 #[cfg(feature = "sim")]
 pub mod sanitize;
+mod saved;
 mod suite;
 
+pub use compare::By;
 pub use config::{Command, Config, SuiteFlags};
 pub use figures::{Peaks, Row};
 pub use measure::{Timing, measure};
+pub use pages::{ReportFlags, Reports};
 pub use pipeline::TrainingStep;
 pub use suite::{BenchReport, Conditions, Left, SCHEMA, list, run};
 
@@ -32,7 +38,9 @@ pub fn kernels() -> Vec<&'static Kernel> {
 }
 
 /// How much of a suite to build.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, serde::Serialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// Shapes for the kernel simulator, every variant, some seconds per family

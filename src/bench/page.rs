@@ -1,12 +1,18 @@
 //! A suite's report as tables and a page.
 
-use super::{BenchReport, Left, Peaks, Row};
+use super::{BenchReport, By, Left, Peaks, Row};
 use crate::report::{Bars, Page, Table, number};
 
 impl Peaks {
-    /// What they are called and come to, in a reader's words; without those that were not measured.
-    pub(super) fn list(&self) -> Vec<(&'static str, String)> {
-        let figures = [
+    /// Names, values and units, 0 for what was not measured; by CPU time the two that are known by it.
+    pub(super) fn figures(&self, by: By) -> Vec<(&'static str, f64, &'static str)> {
+        if by == By::Cpu {
+            return vec![
+                ("f32 multiply-add", self.fma_gflop_per_cpu_s, "GFLOP per CPU s"),
+                ("fastest stream of memory", self.memory_gb_per_cpu_s, "GB per CPU s"),
+            ];
+        }
+        vec![
             ("f32 multiply-add", self.fma_gflops, "GFLOP/s"),
             ("f16 multiply-add", self.fma_f16_gflops.unwrap_or(0.0), "GFLOP/s"),
             ("copy kernel", self.copy_gbps, "GB/s"),
@@ -19,8 +25,12 @@ impl Peaks {
             ("dispatch", self.dispatch_us, "µs"),
             ("dependent dispatch", self.dispatch_chain_us, "µs"),
             ("submit and wait", self.submit_us, "µs"),
-        ];
-        let measured = figures.into_iter().filter(|(_, value, _)| *value > 0.0);
+        ]
+    }
+
+    /// What they are called and come to, in a reader's words; without those that were not measured.
+    pub(super) fn list(&self) -> Vec<(&'static str, String)> {
+        let measured = self.figures(By::Wall).into_iter().filter(|(_, value, _)| *value > 0.0);
         measured.map(|(name, value, unit)| (name, format!("{} {unit}", number(value)))).collect()
     }
 }
@@ -55,7 +65,7 @@ impl BenchReport {
                 cells.extend([row.ms_p10, row.ms_p90, row.ms_first, row.cpu_ms].map(number));
                 cells.push(row.runs.to_string());
             }
-            if let (Some(per_s), Some(item)) = (row.items_per_s, row.item) {
+            if let (Some(per_s), Some(item)) = (row.items_per_s, &row.item) {
                 cells.push(format!("{} {item}", number(per_s)));
             }
             table.row(cells);
@@ -75,6 +85,12 @@ impl BenchReport {
     #[must_use]
     pub fn page(&self) -> Page {
         let mut page = Page::new("gpubench", &self.adapter.to_string());
+        self.add_to(&mut page, None);
+        page
+    }
+
+    /// Adds what is known of the adapter and the run, from `file` if that is given, the roofline, bars by family, and every row.
+    pub(super) fn add_to(&self, page: &mut Page, file: Option<String>) {
         let limits = &self.adapter.limits;
         let subgroups = match (self.adapter.subgroup_min, self.adapter.subgroup_max) {
             (0, _) => "none".to_string(),
@@ -84,7 +100,7 @@ impl BenchReport {
         let features = &self.adapter.features;
         let named = [(features.f16, "f16"), (features.immediates, "immediates"), (features.timestamps, "timestamps")];
         let named: Vec<&str> = named.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect();
-        page.facts([
+        page.facts(file.map(|file| ("file", file)).into_iter().chain([
             ("adapter", format!("{} ({}, vendor {:#06x})", self.adapter.name, self.adapter.kind, self.adapter.vendor)),
             ("driver", format!("{} {}", self.adapter.driver, self.adapter.driver_info)),
             ("back end", self.adapter.backend.to_string()),
@@ -103,34 +119,67 @@ impl BenchReport {
             ("shaders", format!("{} modules", self.conditions.modules)),
             ("host", format!("{}, {} threads", self.conditions.system, self.conditions.threads)),
             ("run", format!("{}, leanvision {}, {} s", self.date, self.version, number(self.seconds))),
-        ]);
-        page.heading("What the adapter can do at most");
+        ]));
+        page.subheading("What the adapter can do at most");
         page.table(&self.peaks_table());
-        let rows: Vec<&Row> = self.rows.iter().filter(|row| row.share_of_peak.is_some()).collect();
-        if !rows.is_empty() {
-            page.heading("Share of the peak that binds");
-            page.text(&format!(
-                "The larger of arithmetic by the f32 multiply-add rate and traffic by the fastest stream of memory, \
-                 by {}. Rows whose data fits a cache can pass 100 %.",
-                self.conditions.share_by
-            ));
-            let mut bars = Bars::new(1.0, percent);
-            for row in rows {
-                let name = format!("{} {} {} {}", row.name, row.shape, row.dtype, row.variant);
-                bars.bar(&name, row.share_of_peak.unwrap_or_default(), &format!("{} ms", number(row.ms_median)));
-            }
-            page.bars(&bars);
+        page.subheading("Roofline");
+        page.text(&format!(
+            "Each dot is a row, over the operations it does for each byte that must move, by {}. The line is what memory and \
+             multiply-adds allow at most; the closer a dot comes to it, the less is left to gain. Dots above it find their \
+             data in a cache.",
+            By::of(&self.adapter)
+        ));
+        page.roofline(&self.roofline());
+        self.add_bars(page);
+        page.fold(&format!("All {} rows as a table", self.rows.len()), |page| page.table(&self.table(true)));
+        let list = |page: &mut Page, lefts: &[Left]| page.list(lefts.iter().map(ToString::to_string));
+        if !self.wrong.is_empty() {
+            page.subheading("Wrong results");
+            list(page, &self.wrong);
         }
-        page.heading("All rows");
-        page.table(&self.table(true));
-        let lists: [(&str, &[Left]); 2] = [("Wrong results", &self.wrong), ("Skipped", &self.skipped)];
-        for (title, lefts) in lists {
-            if !lefts.is_empty() {
-                page.heading(title);
-                page.list(lefts.iter().map(ToString::to_string));
+        if !self.skipped.is_empty() {
+            page.fold(&format!("{} rows skipped", self.skipped.len()), |page| list(page, &self.skipped));
+        }
+    }
+
+    /// Adds a bar for each family, and behind a fold a bar for each row.
+    fn add_bars(&self, page: &mut Page) {
+        let mut families: Vec<(&str, Vec<(&Row, f64)>)> = Vec::new();
+        for row in &self.rows {
+            let Some(share) = row.share_of_peak.filter(|share| *share > 0.0) else { continue };
+            match families.iter_mut().find(|(family, _)| *family == row.family()) {
+                Some((_, rows)) => rows.push((row, share)),
+                None => families.push((row.family(), vec![(row, share)])),
             }
         }
-        page
+        if families.is_empty() {
+            return;
+        }
+        page.subheading("Share of the peak that binds");
+        page.text(&format!(
+            "The larger of arithmetic by the f32 multiply-add rate and traffic by the fastest stream of memory, by {}: the \
+             geometric mean over a family's rows. Rows whose data fits a cache can pass 100 %.",
+            self.conditions.share_by
+        ));
+        let mut means = Bars::new(1.0, percent);
+        for (family, rows) in &families {
+            let mean = (rows.iter().map(|(_, share)| share.ln()).sum::<f64>() / rows.len() as f64).exp();
+            let best = rows.iter().map(|(_, share)| *share).fold(0.0, f64::max);
+            let note =
+                if rows.len() == 1 { "1 row".into() } else { format!("{} rows, best {}", rows.len(), percent(best)) };
+            means.bar(family, mean, &note);
+        }
+        page.bars(&means);
+        page.fold("Every kernel", |page| {
+            for (family, rows) in &families {
+                page.subheading(family);
+                let mut bars = Bars::new(1.0, percent);
+                for (row, share) in rows {
+                    bars.bar(&row.title(), *share, &format!("{} ms", number(row.ms_median)));
+                }
+                page.bars(&bars);
+            }
+        });
     }
 }
 

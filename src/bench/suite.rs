@@ -3,14 +3,14 @@
 use std::fmt;
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::config::all_families;
 use super::figures::{Peaks, Row};
 use super::micro::{self, MICRO};
 use super::pipeline::{self, PIPELINE};
-use super::{Case, Level, SuiteFlags, kernel};
+use super::{By, Case, Level, SuiteFlags, kernel};
 use crate::report::{Progress, Table, number};
 use crate::runtime::{DeviceProfile, Runtime, list_devices};
 use crate::tensor::DType;
@@ -22,7 +22,7 @@ pub const SCHEMA: u32 = 1;
 const LONGEST_RUN: f64 = 2.0;
 
 /// A case that was not timed.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Left {
     /// `family/op`, or the family where its inputs could not be made.
     pub name: String,
@@ -37,12 +37,12 @@ pub struct Left {
 }
 
 /// How the figures came about.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Conditions {
     /// Shaders with bounds checks and bounded loops (`checked`) or without (`trusted`).
-    pub modules: &'static str,
+    pub modules: String,
     /// What `share_of_peak` is taken from: `CPU time` or `wall time`.
-    pub share_by: &'static str,
+    pub share_by: String,
     /// Operating system and architecture.
     pub system: String,
     /// Threads the machine runs at once.
@@ -50,18 +50,18 @@ pub struct Conditions {
 }
 
 /// What a suite found.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BenchReport {
     /// Version of these keys.
     pub schema: u32,
     /// Version of the crate.
-    pub version: &'static str,
+    pub version: String,
     /// Start, in UTC.
     pub date: String,
     /// The suite.
     pub suite: Level,
     /// The families that were run.
-    pub families: Vec<&'static str>,
+    pub families: Vec<String>,
     /// The adapter.
     pub adapter: DeviceProfile,
     /// How the figures came about.
@@ -161,14 +161,14 @@ impl BenchReport {
         let profile = runtime.profile();
         Self {
             schema: SCHEMA,
-            version: env!("CARGO_PKG_VERSION"),
+            version: env!("CARGO_PKG_VERSION").to_string(),
             date: crate::report::now(),
             suite: flags.suite,
-            families: flags.families(),
+            families: flags.families().into_iter().map(str::to_string).collect(),
             adapter: profile.clone(),
             conditions: Conditions {
-                modules: if runtime.options().checked == Some(false) { "trusted" } else { "checked" },
-                share_by: if profile.is_software() { "CPU time" } else { "wall time" },
+                modules: if runtime.options().checked == Some(false) { "trusted" } else { "checked" }.to_string(),
+                share_by: By::of(profile).to_string(),
                 system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
                 threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             },

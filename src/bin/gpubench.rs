@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use leanvision::bench::{self, Command, Config, SuiteFlags};
+use leanvision::bench::{self, Command, Config, ReportFlags, Reports, SuiteFlags};
 use leanvision::report::{self, Run, run_binary};
 
 fn main() -> ExitCode {
@@ -11,9 +11,13 @@ fn main() -> ExitCode {
 
 fn run(config: &Config) -> anyhow::Result<String> {
     match &config.command {
-        None => anyhow::bail!(leanvision::Error::Input("a command is needed: list, run, sanitize or coverage".into())),
+        None => anyhow::bail!(leanvision::Error::Input(
+            "a command is needed: list, run, compare, report, sanitize or coverage".into()
+        )),
         Some(Command::List(flags)) => list(config, flags),
         Some(Command::Run(flags)) => suite(config, flags),
+        Some(Command::Compare(flags)) => compare(config, flags),
+        Some(Command::Report(flags)) => report_page(config, flags),
         #[cfg(feature = "sim")]
         Some(Command::Sanitize(flags)) => sanitize(config, flags),
         #[cfg(feature = "sim")]
@@ -43,6 +47,25 @@ fn suite(config: &Config, flags: &SuiteFlags) -> anyhow::Result<String> {
     let Err(error) = report.verdict() else { return Ok(text) };
     report::print(&text)?;
     Err(error.into())
+}
+
+fn compare(config: &Config, flags: &bench::compare::CompareFlags) -> anyhow::Result<String> {
+    let run = Run::check(&config.common)?;
+    let comparison = bench::compare::run(flags)?;
+    run.describe_simulated("gpubench", &config.common, flags)?;
+    run.finish(&comparison)?;
+    let (true, Err(error)) = (flags.fail_on_slower, comparison.verdict()) else { return Ok(comparison.to_string()) };
+    report::print(&comparison.to_string())?;
+    Err(error.into())
+}
+
+fn report_page(config: &Config, flags: &ReportFlags) -> anyhow::Result<String> {
+    let run = Run::check(&config.common)?;
+    let mut reports = Reports::read(flags, flags.page_path(config.common.out.as_deref()))?;
+    reports.write()?;
+    run.describe_simulated("gpubench", &config.common, flags)?;
+    run.finish(&reports)?;
+    Ok(reports.to_string())
 }
 
 #[cfg(feature = "sim")]

@@ -5,6 +5,7 @@ mod chart;
 mod metrics;
 mod page;
 mod progress;
+mod roofline;
 mod run;
 mod table;
 
@@ -13,6 +14,7 @@ pub use chart::{Bars, Lines};
 pub use metrics::Metrics;
 pub use page::{Page, sheet};
 pub use progress::Progress;
+pub use roofline::Roofline;
 pub use run::Run;
 pub(crate) use run::write_json;
 pub use table::Table;

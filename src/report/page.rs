@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use image::{ImageFormat, RgbImage};
 
 use super::chart::{Bars, Lines};
+use super::roofline::Roofline;
 use super::table::Table;
 use crate::data::{ImageSet, Picture};
 use crate::files::write_whole;
@@ -34,6 +35,11 @@ impl Page {
     /// Starts a section.
     pub fn heading(&mut self, text: &str) {
         self.add(format_args!("<h2>{}</h2>", escape(text)));
+    }
+
+    /// Starts a part of a section.
+    pub fn subheading(&mut self, text: &str) {
+        self.add(format_args!("<h3>{}</h3>", escape(text)));
     }
 
     /// A paragraph.
@@ -82,6 +88,18 @@ impl Page {
     /// Curves.
     pub fn lines(&mut self, lines: &Lines) {
         self.body += &lines.html();
+    }
+
+    /// A roofline.
+    pub fn roofline(&mut self, roofline: &Roofline) {
+        self.body += &roofline.html();
+    }
+
+    /// A part that shows its title alone until a reader opens it.
+    pub fn fold(&mut self, title: &str, part: impl FnOnce(&mut Self)) {
+        self.add(format_args!("<details><summary>{}</summary>", escape(title)));
+        part(self);
+        self.body += "</details>";
     }
 
     /// A picture with a line under it, every pixel shown as a square.

@@ -1,7 +1,7 @@
 //! Adapter choice, and what an adapter can do as plain numbers.
 
 use crate::{Error, Result};
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
@@ -82,21 +82,43 @@ impl fmt::Display for DeviceChoice {
     }
 }
 
+/// One word of a list. Written out, serde would take the type for text borrowed from the input.
+type Word = &'static str;
+
+const KINDS: &[Word] = &["discrete", "integrated", "virtual", "cpu", "other"];
+const BACKENDS: &[Word] = &["vulkan", "metal", "dx12", "gl", "simulated", "other"];
+
+fn word<'de, D: Deserializer<'de>>(words: &'static [Word], deserializer: D) -> std::result::Result<Word, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let known = words.iter().find(|word| **word == text);
+    known.copied().ok_or_else(|| serde::de::Error::unknown_variant(&text, words))
+}
+
+fn kind<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Word, D::Error> {
+    word(KINDS, deserializer)
+}
+
+fn backend<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Word, D::Error> {
+    word(BACKENDS, deserializer)
+}
+
 /// What an adapter is and can do, as plain numbers; printed with every measured figure.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceProfile {
     /// The adapter's name.
     pub name: String,
     /// PCI vendor id.
     pub vendor: u32,
     /// `discrete`, `integrated`, `virtual`, `cpu` or `other`.
-    pub kind: &'static str,
+    #[serde(deserialize_with = "kind")]
+    pub kind: Word,
     /// The driver's name.
     pub driver: String,
     /// The driver's version line.
     pub driver_info: String,
     /// `vulkan`, `metal`, `dx12`, `gl` or `simulated`.
-    pub backend: &'static str,
+    #[serde(deserialize_with = "backend")]
+    pub backend: Word,
     /// Smallest subgroup, in invocations; 0 without subgroups.
     pub subgroup_min: u32,
     /// Largest subgroup, in invocations; 0 without subgroups.
@@ -108,7 +130,8 @@ pub struct DeviceProfile {
 }
 
 /// Optional abilities of a device that kernels may ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DeviceFeatures {
     /// Subgroup operations.
     pub subgroup: bool,
@@ -123,7 +146,7 @@ pub struct DeviceFeatures {
 }
 
 /// Sizes in force on a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceLimits {
     /// Largest buffer, in bytes.
     pub buffer_bytes: u64,

@@ -22,7 +22,7 @@ fn gpubench_refuses_bad_flags_in_one_line() {
         (&["list", "--family", "hats"], "no family is called 'hats'"),
         (&["run", "--device", "auto:no such adapter"], "no adapter: looked for 'auto:no such adapter'"),
         (&["measure"], "unrecognized subcommand 'measure'"),
-        (&["--quiet"], "a command is needed: list, run, sanitize or coverage"),
+        (&["--quiet"], "a command is needed: list, run, compare, report, sanitize or coverage"),
     ] {
         let line = refusal(&gpubench(args));
         assert!(line.contains(part), "{line}");
@@ -108,7 +108,7 @@ fn gpubench_report_has_its_keys_and_finite_figures() {
         for key in ["ms_median", "ms_p10", "ms_p90", "ms_first", "cpu_ms"] {
             assert!(row[key].as_f64().is_some_and(|v| v > 0.0), "{key} of {row}");
         }
-        for key in ["gflops", "gbps", "max_error"] {
+        for key in ["cpu_ms_p10", "cpu_ms_p90", "gflops", "gbps", "max_error"] {
             assert!(row[key].as_f64().is_some_and(|v| v >= 0.0), "{key} of {row}");
         }
         assert_eq!(row["items_per_s"].is_f64(), row["item"].is_string(), "{row}");
