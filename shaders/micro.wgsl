@@ -1,14 +1,18 @@
 // What an adapter can do at most: arithmetic, memory and launch rates, on data that is never constant.
 //   fma      N_PAIRS times x <- c1 - (c0 - x) in 8 chains of a vec4 per invocation: exact in f32 and in f16
+//   integer  x <- x f + a in 8 chains of a vec4<u32> per invocation, modulo 2^32
+//   dot4     x <- dot(four bytes of x, four of f) + a in 8 chains per invocation
 //   copy     out_i = x_i, a vec4 per invocation
 //   read     out_i = xor over k of x_(i + k n), 16 vec4 read for one written
 //   write    out_i = four words made of i alone
 //   gather   out_i = xor of 8 words of x at places made of i alone
+//   atomics  8 additions of 1 per invocation, to words side by side
 //   step     out_i = x_i + 1
 //   empty    nothing
 override WG_SIZE: u32 = 64u;
 const N_READS = 16u;
 const N_GATHERS = 8u;
+const N_ATOMICS = 8u;
 
 // ---- fma ----
 struct FmaParams { n: u32, n_pairs: u32, factor: f32, first: f32, second: f32, apart: f32 }
@@ -49,6 +53,74 @@ fn fma_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_g
     }
     fma_out[i] = vec4<f32>(c0) + 2.0 * vec4<f32>(c1) + 3.0 * vec4<f32>(c2) + 4.0 * vec4<f32>(c3)
         + 5.0 * vec4<f32>(c4) + 6.0 * vec4<f32>(c5) + 7.0 * vec4<f32>(c6) + 8.0 * vec4<f32>(c7);
+}
+
+// ---- integers ----
+struct ChainParams { n: u32, n_rounds: u32, factor: u32, addend: u32 }
+var<immediate> chain_params: ChainParams;
+
+@group(0) @binding(0) var<storage, read> integer_x: array<vec4<u32>>;          // [n]
+@group(0) @binding(1) var<storage, read_write> integer_out: array<vec4<u32>>;  // [n], xor of the chains
+
+@compute @workgroup_size(WG_SIZE)
+fn integer_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+               @builtin(local_invocation_index) local: u32) {
+    let i = thread_id(group, n_groups, local, WG_SIZE);
+    let p = chain_params;
+    if i >= p.n {
+        return;
+    }
+    let f = vec4<u32>(p.factor);
+    let a = vec4<u32>(p.addend);
+    var c0 = integer_x[i];
+    var c1 = c0 + a;
+    var c2 = c1 + a;
+    var c3 = c2 + a;
+    var c4 = c3 + a;
+    var c5 = c4 + a;
+    var c6 = c5 + a;
+    var c7 = c6 + a;
+    for (var round = 0u; round < p.n_rounds; round += 2u) {
+        c0 = c0 * f + a; c1 = c1 * f + a; c2 = c2 * f + a; c3 = c3 * f + a;
+        c4 = c4 * f + a; c5 = c5 * f + a; c6 = c6 * f + a; c7 = c7 * f + a;
+        c0 = c0 * f + a; c1 = c1 * f + a; c2 = c2 * f + a; c3 = c3 * f + a;
+        c4 = c4 * f + a; c5 = c5 * f + a; c6 = c6 * f + a; c7 = c7 * f + a;
+    }
+    integer_out[i] = c0 ^ c1 ^ c2 ^ c3 ^ c4 ^ c5 ^ c6 ^ c7;
+}
+
+@group(0) @binding(0) var<storage, read> dot4_x: array<u32>;            // [n]
+@group(0) @binding(1) var<storage, read_write> dot4_out: array<u32>;    // [n], xor of the chains
+
+fn dot4(x: u32, f: u32, a: u32) -> u32 {
+    return bitcast<u32>(dot4I8Packed(x, f)) + a;
+}
+
+@compute @workgroup_size(WG_SIZE)
+fn dot4_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+            @builtin(local_invocation_index) local: u32) {
+    let i = thread_id(group, n_groups, local, WG_SIZE);
+    let p = chain_params;
+    if i >= p.n {
+        return;
+    }
+    let f = p.factor;
+    let a = p.addend;
+    var c0 = dot4_x[i];
+    var c1 = c0 + a;
+    var c2 = c1 + a;
+    var c3 = c2 + a;
+    var c4 = c3 + a;
+    var c5 = c4 + a;
+    var c6 = c5 + a;
+    var c7 = c6 + a;
+    for (var round = 0u; round < p.n_rounds; round += 2u) {
+        c0 = dot4(c0, f, a); c1 = dot4(c1, f, a); c2 = dot4(c2, f, a); c3 = dot4(c3, f, a);
+        c4 = dot4(c4, f, a); c5 = dot4(c5, f, a); c6 = dot4(c6, f, a); c7 = dot4(c7, f, a);
+        c0 = dot4(c0, f, a); c1 = dot4(c1, f, a); c2 = dot4(c2, f, a); c3 = dot4(c3, f, a);
+        c4 = dot4(c4, f, a); c5 = dot4(c5, f, a); c6 = dot4(c6, f, a); c7 = dot4(c7, f, a);
+    }
+    dot4_out[i] = c0 ^ c1 ^ c2 ^ c3 ^ c4 ^ c5 ^ c6 ^ c7;
 }
 
 // ---- memory ----
@@ -138,4 +210,22 @@ fn step_fwd(@builtin(local_invocation_index) local: u32) {
 
 @compute @workgroup_size(WG_SIZE)
 fn empty_fwd() {
+}
+
+// ---- atomics ----
+struct AtomicsParams { n: u32, mask: u32 }
+@group(0) @binding(0) var<storage, read_write> atomics_out: array<atomic<u32>>;  // [mask + 1], counts on top of what is there
+var<immediate> atomics_params: AtomicsParams;
+
+@compute @workgroup_size(WG_SIZE)
+fn atomics_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
+               @builtin(local_invocation_index) local: u32) {
+    let i = thread_id(group, n_groups, local, WG_SIZE);
+    let p = atomics_params;
+    if i >= p.n {
+        return;
+    }
+    for (var k = 0u; k < N_ATOMICS; k++) {
+        atomicAdd(&atomics_out[(i + k) & p.mask], 1u);
+    }
 }

@@ -43,6 +43,22 @@ struct GatherParams {
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct ChainParams {
+    n: u32,
+    n_rounds: u32,
+    factor: u32,
+    addend: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct AtomicsParams {
+    n: u32,
+    mask: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct StepParams {
     n: u32,
 }
@@ -52,6 +68,9 @@ const fn kernel(entry: &'static str, binds: &'static [crate::runtime::Bind]) -> 
 }
 
 const FMA_FWD: Kernel = kernel("fma_fwd", &[Read, Write]).params::<FmaParams>().types(&["Elem"], &[FLOATS]);
+const INTEGER_FWD: Kernel = kernel("integer_fwd", &[Read, Write]).params::<ChainParams>();
+const DOT4_FWD: Kernel = kernel("dot4_fwd", &[Read, Write]).params::<ChainParams>();
+const ATOMICS_FWD: Kernel = kernel("atomics_fwd", &[Write]).params::<AtomicsParams>();
 const COPY_FWD: Kernel = kernel("copy_fwd", &[Read, Write]).params::<MemoryParams>();
 const READ_FWD: Kernel = kernel("read_fwd", &[Read, Write]).params::<MemoryParams>();
 const WRITE_FWD: Kernel = kernel("write_fwd", &[Write]).params::<MemoryParams>();
@@ -60,7 +79,8 @@ const STEP_FWD: Kernel = kernel("step_fwd", &[Read, Write]).params::<StepParams>
 const EMPTY_FWD: Kernel = kernel("empty_fwd", &[]);
 
 /// The kernels of this suite.
-pub(super) const KERNELS: &[Kernel] = &[FMA_FWD, COPY_FWD, READ_FWD, WRITE_FWD, GATHER_FWD, STEP_FWD, EMPTY_FWD];
+pub(super) const KERNELS: &[Kernel] =
+    &[FMA_FWD, INTEGER_FWD, DOT4_FWD, ATOMICS_FWD, COPY_FWD, READ_FWD, WRITE_FWD, GATHER_FWD, STEP_FWD, EMPTY_FWD];
 
 /// Launches in one run of the rows that time a launch.
 pub(super) const N_LAUNCHES: u32 = 256;
@@ -68,6 +88,11 @@ pub(super) const N_LAUNCHES: u32 = 256;
 const N_PAIRS: u32 = 1024;
 const STEP: f64 = 1.0 / 512.0;
 const N_CHAINS: u32 = 8;
+const N_ROUNDS: u32 = 2048;
+const FACTOR: u32 = 0x0305_0709;
+const N_ATOMICS: usize = 8;
+/// Words that the atomics count in.
+const N_COUNTERS: usize = 1 << 12;
 const N_READS: usize = 16;
 const N_GATHERS: usize = 8;
 
@@ -103,6 +128,7 @@ pub(super) fn cases(runtime: &Runtime) -> Result<Vec<Case>> {
     if runtime.profile().features.f16 {
         cases.push(fma(runtime, &sizes, DType::F16)?);
     }
+    cases.extend([integer(runtime, &sizes)?, dot4(runtime, &sizes)?, atomics(runtime, &sizes)]);
     let n_words = sizes.memory_bytes / 4;
     let source = write(runtime, n_words, SEED)?;
     cases.extend([copy(&source), copy_buffer(&source), read(&source), write_case(runtime, n_words), gather(&source)]);
@@ -153,6 +179,79 @@ fn fma(runtime: &Runtime, sizes: &Sizes, dtype: DType) -> Result<Case> {
         Ok(super::worst(out.to_vec::<f32>()?.into_iter().zip(want).map(|(got, want)| f64::from(got) - want)))
     };
     Ok(Case::new("micro/fma", format!("{n} threads"), run, check).cost(flops, 0).dtype(dtype).tolerance(0.0))
+}
+
+/// A case of `n` invocations with eight chains of integers each, `ops` in all; `next` is one step of a chain. A few outputs
+/// are checked, bit for bit.
+fn chains(
+    runtime: &Runtime,
+    kernel: &'static Kernel,
+    (name, shape): (&str, String),
+    n_words: usize,
+    (n, ops): (usize, u64),
+    next: impl Fn(u32) -> u32 + 'static,
+) -> Result<Case> {
+    let host: Vec<u32> = (0..n_words).map(|i| word(i, SEED)).collect();
+    let x = Tensor::from_slice(runtime, &host, &[n_words])?;
+    let run = move || {
+        let out = Tensor::empty(x.runtime(), &[n_words], DType::U32)?;
+        let params = ChainParams { n: n as u32, n_rounds: N_ROUNDS, factor: FACTOR, addend: SEED };
+        let launch = x.runtime().launch(kernel).bind([x.binding(), out.binding()]).params(&params);
+        launch.groups(groups(n)).cost(ops, 0).run()?;
+        Ok(out)
+    };
+    let check = move |out: &Tensor| {
+        let got = out.to_vec::<u32>()?;
+        let chain = |x: u32, k: u32| (0..N_ROUNDS).fold(x.wrapping_add(SEED.wrapping_mul(k)), |x, _| next(x));
+        let want = |i: usize| (0..N_CHAINS).fold(0, |all, k| all ^ chain(host[i], k));
+        let sampled = (0..got.len()).step_by((got.len() / 61).max(1)).chain(got.len().checked_sub(1));
+        Ok(sampled.filter(|i| got[*i] != want(*i)).count() as f64)
+    };
+    Ok(Case::new(name, shape, run, check).cost(ops, 0).dtype(DType::U32).tolerance(0.0))
+}
+
+/// Multiplications and additions of u32, two operations each step.
+fn integer(runtime: &Runtime, sizes: &Sizes) -> Result<Case> {
+    let n = sizes.fma_threads / 2;
+    let ops = n as u64 * u64::from(4 * N_CHAINS * 2 * N_ROUNDS);
+    let next = |x: u32| x.wrapping_mul(FACTOR).wrapping_add(SEED);
+    chains(runtime, &INTEGER_FWD, ("micro/integer", format!("{n} threads")), 4 * n, (n, ops), next)
+}
+
+/// Dot products of four bytes, eight operations each.
+fn dot4(runtime: &Runtime, sizes: &Sizes) -> Result<Case> {
+    let n = sizes.fma_threads / 2;
+    let ops = n as u64 * u64::from(N_CHAINS * 8 * N_ROUNDS);
+    let next = |x: u32| {
+        let dot: i32 = x
+            .to_le_bytes()
+            .iter()
+            .zip(FACTOR.to_le_bytes())
+            .map(|(a, b)| i32::from(*a as i8) * i32::from(b as i8))
+            .sum();
+        (dot as u32).wrapping_add(SEED)
+    };
+    let case = chains(runtime, &DOT4_FWD, ("micro/dot4", format!("{n} threads")), n, (n, ops), next)?;
+    Ok(case.variant("4 x i8"))
+}
+
+/// Atomic additions, each counted as an operation.
+fn atomics(runtime: &Runtime, sizes: &Sizes) -> Case {
+    let (runtime, n) = (runtime.clone(), 8 * sizes.fma_threads);
+    let ops = (n * N_ATOMICS) as u64;
+    let run = move || {
+        let out = Tensor::zeros(&runtime, &[N_COUNTERS], DType::U32)?;
+        let params = AtomicsParams { n: n as u32, mask: N_COUNTERS as u32 - 1 };
+        let launch = runtime.launch(&ATOMICS_FWD).bind([out.binding()]).params(&params);
+        launch.groups(groups(n)).cost(ops, 0).run()?;
+        Ok(out)
+    };
+    let check = move |out: &Tensor| wrong_words(out, |_| (n * N_ATOMICS / N_COUNTERS) as u32);
+    Case::new("micro/atomics", format!("{n} threads, {N_COUNTERS} words"), run, check)
+        .cost(ops, 0)
+        .dtype(DType::U32)
+        .tolerance(0.0)
+        .variant("add")
 }
 
 /// Seed of the words that the memory cases read.

@@ -32,6 +32,8 @@ pub(super) struct Shared {
     pub(super) cells: Vec<Cell>,
     /// Barriers passed, for workgroup memory and for storage.
     pub(super) epochs: [u32; 2],
+    /// The last uniform load: operation, stretch between barriers, place.
+    pub(super) uniform: Option<(u32, u32, Option<u32>)>,
     pub(super) found: HashMap<(Check, u32), Raw>,
     pub(super) operations: u64,
 }
@@ -45,6 +47,7 @@ impl Shared {
             words: vec![0; n],
             cells: if watched { vec![Cell::NEW; n] } else { Vec::new() },
             epochs: [0; 2],
+            uniform: None,
             found: HashMap::new(),
             operations: 0,
         }
@@ -56,6 +59,7 @@ impl Shared {
         self.words.fill(0x7FFA_DBAD);
         self.cells.fill(Cell::NEW);
         self.epochs = [0; 2];
+        self.uniform = None;
     }
 
     pub(super) fn invocation(&self, local: u32) -> (u32, u32) {
@@ -384,7 +388,7 @@ impl Wave {
     }
 
     pub(super) fn atomic(&mut self, grid: &Grid<'_>, shared: &mut Shared, number: u32, op: &Op) {
-        let Op::Atomic { out, at: pointer, fun, value, compare, scalar } = *op else { return };
+        let Op::Atomic { out, at: pointer, fun, value, compare, scalar, load } = *op else { return };
         let signed = scalar == Scalar::I32;
         each_lane!(self, lane, {
             let local = self.first + lane as u32;
@@ -396,18 +400,22 @@ impl Wave {
                 let (found, unwritten) = match pointer.root {
                     Root::Workgroup(variable) => {
                         let i = (grid.code.workgroup[variable as usize].first + place) as usize;
-                        let was = shared.words[i];
-                        shared.words[i] = next(was);
-                        let unwritten = shared.cells.get(i).is_some_and(|cell| !cell.write.is_some());
+                        let word = shared.words.get_mut(i);
+                        let was = word.map(|word| std::mem::replace(word, next(*word)));
+                        let mut unwritten = false;
                         if let Some(cell) = shared.cells.get_mut(i) {
-                            cell.write = Mark::new(local, shared.epochs[0], number);
+                            unwritten = !cell.write.is_some();
+                            if !load {
+                                cell.write = Mark::new(local, shared.epochs[0], number);
+                            }
                         }
-                        (Some(was), unwritten)
+                        (was, unwritten)
                     }
                     Root::Buffer(slot) => match grid.slots[slot as usize].atomic(u64::from(place)) {
                         Some((word, written)) => {
                             let was = word.fetch_update(Relaxed, Relaxed, |old| Some(next(old))).unwrap_or(0);
-                            (Some(was), written.swap(0xF, Relaxed) != 0xF)
+                            let before = if load { written.load(Relaxed) } else { written.swap(0xF, Relaxed) };
+                            (Some(was), before != 0xF)
                         }
                         None => {
                             self.past_the_end(grid, shared, number, local, slot, u64::from(place), "atomic");
@@ -428,6 +436,23 @@ impl Wave {
             if let Some(out) = out {
                 self.set(grid, out, lane, old);
                 self.set(grid, out + 1, lane, u32::from(compare == Some(old)));
+            }
+        });
+    }
+
+    /// Looks whether every invocation gives the same place, as `workgroupUniformLoad` wants it.
+    pub(super) fn uniform(&self, grid: &Grid<'_>, shared: &mut Shared, number: u32, from: Pointer) {
+        each_lane!(self, lane, {
+            let here = (number, shared.epochs[0], self.place(grid, from, lane));
+            let first = *shared.uniform.get_or_insert(here);
+            if (first.0, first.1) != (here.0, here.1) {
+                shared.uniform = Some(here);
+            } else if first.2 != here.2 {
+                let who = shared.invocation(self.first + lane as u32);
+                shared.report(grid, Check::DivergentBarrier, number, who, || {
+                    let address = here.2.map(|at| grid.root_path(from.root, at));
+                    (address, None, "workgroupUniformLoad of different places".into())
+                });
             }
         });
     }

@@ -13,13 +13,15 @@ pub enum Check {
     /// Two invocations touch a word of a storage buffer, one of them writing, with no barrier between; across
     /// workgroups no barrier helps.
     StorageRace,
-    /// An index past the end of an array, vector or buffer.
+    /// An index past the end of an array, vector or buffer; also of a pointer that is only made.
     OutOfBounds,
-    /// A read of workgroup memory, of a variable declared without a value, or of a buffer that nothing wrote.
+    /// A read of workgroup memory, of a variable declared without a value, or of a buffer that nothing wrote. Variables
+    /// declared within a loop are set to zero in each round, and count as written.
     Unwritten,
     /// An element of an output that no invocation wrote.
     NeverWritten,
-    /// A barrier that not all invocations of the workgroup reach together.
+    /// A barrier that not all invocations of the workgroup reach together, by the same calls and in the same rounds of
+    /// loops; a `workgroupUniformLoad` of different places.
     DivergentBarrier,
     /// A subgroup operation that not all invocations of the subgroup reach together.
     DivergentSubgroup,
@@ -32,11 +34,13 @@ pub enum Check {
     /// A signed result that does not fit: the least number divided by -1, negated, or its absolute value. Sums and
     /// products wrap, and floats are clamped when they become integers; WGSL leaves neither open.
     SignedOverflow,
-    /// A finite f16 result that becomes infinite.
+    /// A finite result that f16 cannot hold: infinite, or NaN by way of an infinite step within a product or sum.
     F16Overflow,
     /// NaN or infinity out of finite operands, or an integer made of one.
     NonFinite,
-    /// A subgroup operation that reads from an invocation that does not exist or is not there.
+    /// A broadcast, shuffle or quad operation that reads from an invocation that does not exist or is not there. Shifts and
+    /// exchanges past the ends of a subgroup give anything, which is no fault as long as nobody uses it: here another value
+    /// in each order, so that results that hang on it differ from run to run.
     SubgroupLane,
     /// A buffer bound twice, once of them to be written.
     Alias,

@@ -17,6 +17,9 @@ pub(super) enum Value {
     Pointer(Pointer),
 }
 
+/// Workgroup memory that is simulated, in bytes: more than any adapter has.
+const MAX_WORKGROUP_BYTES: u64 = 1 << 20;
+
 /// Most operations of a program: their numbers fit the marks that accesses leave.
 const MAX_OPS: usize = 1 << 20;
 
@@ -54,6 +57,8 @@ pub(super) struct Frame<'f> {
     pub(super) ops: Vec<Op>,
     pub(super) lines: Vec<u32>,
     pub(super) line: u32,
+    /// Before the first statement.
+    pub(super) starting: bool,
     /// Control frames open at this point, within the function.
     pub(super) depth: u32,
     /// Depth of the constructs that `break` and `continue` leave.
@@ -86,6 +91,7 @@ pub(super) fn compile(resolved: Resolved, info: &ModuleInfo, source: Source) -> 
             wholes: Vec::new(),
             shapes: Vec::new(),
             cases: Vec::new(),
+            names: Vec::new(),
             open_arrays: Vec::new(),
             told: Vec::new(),
             workgroup_size: entry.workgroup_size,
@@ -164,7 +170,12 @@ impl<'a> Compiler<'a> {
                     let first = self.code.n_workgroup;
                     self.code.workgroup.push(Variable { name, ty: variable.ty, first, len: n });
                     self.globals.insert(handle, Root::Workgroup(self.code.workgroup.len() as u32 - 1));
-                    self.code.n_workgroup = first.checked_add(n).ok_or("too much workgroup memory")?;
+                    let sum = u64::from(first) + u64::from(n);
+                    if 4 * sum > MAX_WORKGROUP_BYTES {
+                        let bytes = 4 * sum;
+                        return Err(format!("{bytes} bytes of workgroup memory, {MAX_WORKGROUP_BYTES} at most"));
+                    }
+                    self.code.n_workgroup = sum as u32;
                 }
                 AddressSpace::Private => {
                     let root = self.own(&name, variable.ty, variable.init.is_none())?;
@@ -352,6 +363,7 @@ impl<'a> Compiler<'a> {
             ops: Vec::new(),
             lines: Vec::new(),
             line: 0,
+            starting: true,
             depth: 0,
             breaks: Vec::new(),
             continues: Vec::new(),
@@ -361,6 +373,7 @@ impl<'a> Compiler<'a> {
             self.start_private(&mut frame)?;
         }
         self.start_locals(&mut frame)?;
+        frame.starting = false;
         self.block(&mut frame, &function.body)?;
         frame.push(Op::EndFunction);
         // The numbers of functions called are below that of their caller.
@@ -392,6 +405,7 @@ impl<'a> Compiler<'a> {
 
     fn start_locals(&mut self, frame: &mut Frame<'_>) -> Result<(), String> {
         for (handle, variable) in frame.function.local_variables.iter() {
+            frame.line = self.line_of(frame.function.local_variables.get_span(handle));
             let name = variable.name.as_deref().unwrap_or("a variable");
             let root = self.own(name, variable.ty, variable.init.is_none())?;
             frame.locals.insert(handle, root);

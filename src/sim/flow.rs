@@ -81,7 +81,15 @@ impl Compiler<'_> {
                     let scalar = self.scalar_of(frame, value)?;
                     let fun = naga::AtomicFunction::Exchange { compare: None };
                     self.code.uses_atomics |= matches!(to.root, super::program::Root::Buffer(_));
-                    frame.push(Op::Atomic { out: None, at: to, fun, value: value_reg, compare: None, scalar });
+                    frame.push(Op::Atomic {
+                        out: None,
+                        at: to,
+                        fun,
+                        value: value_reg,
+                        compare: None,
+                        scalar,
+                        load: false,
+                    });
                     return Ok(());
                 }
                 let shape = self.shape(&inner)?;
@@ -107,7 +115,7 @@ impl Compiler<'_> {
                     None => None,
                 };
                 self.code.uses_atomics |= matches!(at.root, super::program::Root::Buffer(_));
-                frame.push(Op::Atomic { out, at, fun, value: value_reg, compare, scalar });
+                frame.push(Op::Atomic { out, at, fun, value: value_reg, compare, scalar, load: false });
             }
             Statement::WorkGroupUniformLoad { pointer, result } => {
                 let from = self.pointer(frame, pointer)?;
@@ -115,6 +123,7 @@ impl Compiler<'_> {
                 let shape = self.shape(&inner)?;
                 let out = self.alloc(self.code.shapes[shape as usize].len() as u32)?;
                 frame.push(Op::Barrier { workgroup: true, storage: false });
+                frame.push(Op::Uniform { from });
                 frame.push(Op::Load { out, from, shape });
                 frame.push(Op::Barrier { workgroup: true, storage: false });
                 frame.values[result.index()] = Some(Value::Reg(out));

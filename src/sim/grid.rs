@@ -5,7 +5,7 @@ use super::buffer::Bound;
 use super::check::{Check, Finding, Invocation};
 use super::memory::{MAX_EPOCH, Slot};
 use super::options::{Options, Order};
-use super::program::{Code, Risk, Root, Told};
+use super::program::{Code, Name, Risk, Root, Told};
 use super::types;
 use super::wave::{State, Wave};
 use super::{Access, Outcome};
@@ -105,6 +105,12 @@ impl<'a> Grid<'a> {
             Root::Workgroup(variable) => &self.code.workgroup[variable as usize].name,
             Root::Own { variable, .. } => &self.code.own[variable as usize].name,
         }
+    }
+
+    /// An element by what it is in, and its index.
+    pub(super) fn element(&self, name: Name, at: u32) -> (String, String) {
+        let at = if name.signed { (at as i32).to_string() } else { at.to_string() };
+        (format!("{}[{at}]", self.code.names[name.text as usize]), at)
     }
 
     /// What lies at a byte, component or register of a variable, in words.
@@ -320,9 +326,13 @@ impl Group {
             _ => None,
         };
         let Some((op, workgroup, storage)) = self.waves.iter().find_map(waiting) else { return Ok(false) };
-        let here = |wave: &Wave| waiting(wave).is_some_and(|(other, ..)| other == op);
+        // The same barrier, come to by the same calls in the same rounds of loops.
+        let first = self.waves.iter().find(|wave| waiting(wave).is_some());
+        let here = |wave: &Wave| {
+            waiting(wave).is_some_and(|(other, ..)| other == op)
+                && first.is_some_and(|first| first.path().0 == wave.path().0 && first.path().1.eq(wave.path().1))
+        };
         if !self.waves.iter().all(|wave| here(wave) && wave.active == wave.all) {
-            let first = self.waves.iter().find(|wave| here(wave));
             let who = first.map_or(0, |wave| wave.first + wave.active.trailing_zeros());
             let n: u32 = self.waves.iter().filter(|wave| here(wave)).map(|wave| wave.active.count_ones()).sum();
             let who = self.shared.invocation(who);

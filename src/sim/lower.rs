@@ -2,7 +2,7 @@
 
 use super::compile::{Compiler, Frame, Value};
 use super::lanes::{self, Scalar};
-use super::program::{Length, Matrix, Op, Pointer, Reg, Risk, Root};
+use super::program::{Length, Matrix, Name, Op, Pointer, Reg, Risk, Root};
 use super::types::{self, array_len, column_stride, components, scalar};
 use super::whole::{Shape as Size, Whole};
 use naga::{
@@ -108,7 +108,10 @@ impl<'a> Compiler<'a> {
                     return Err(format!("an expression is used before it is evaluated: {operand:?}"));
                 }
                 let value = self.evaluate(frame, handle)?;
-                frame.values[handle.index()] = Some(value);
+                // Within a branch the next use may not come past here.
+                if frame.starting {
+                    frame.values[handle.index()] = Some(value);
+                }
                 value
             }
         })
@@ -150,7 +153,9 @@ impl<'a> Compiler<'a> {
 
     /// Evaluates an expression where it is emitted.
     pub(super) fn emit(&mut self, frame: &mut Frame<'_>, handle: Handle<Expression>) -> Result<(), String> {
-        if self.resolved.words(&frame.function.expressions, handle).is_some() {
+        // The first value of a variable may have asked for it already.
+        let known = frame.values[handle.index()].is_some();
+        if known || self.resolved.words(&frame.function.expressions, handle).is_some() {
             return Ok(());
         }
         let value = self.evaluate(frame, handle)?;
@@ -172,7 +177,7 @@ impl<'a> Compiler<'a> {
                 out
             }
             Expression::Access { base, index } => return self.access(frame, handle, base, index),
-            Expression::AccessIndex { base, index } => return self.access_index(frame, base, index),
+            Expression::AccessIndex { base, index } => return self.access_index(frame, handle, base, index),
             Expression::Splat { size, value } => {
                 let from = self.reg(frame, value)?;
                 let out = self.alloc(size as u32)?;
@@ -196,7 +201,7 @@ impl<'a> Compiler<'a> {
                     let out = self.alloc(2)?;
                     self.code.uses_atomics |= matches!(from.root, Root::Buffer(_));
                     let scalar = scalar(s)?;
-                    frame.push(Op::Atomic { out: Some(out), at: from, fun, value, compare: None, scalar });
+                    frame.push(Op::Atomic { out: Some(out), at: from, fun, value, compare: None, scalar, load: true });
                     return Ok(Value::Reg(out));
                 }
                 let inner = self.type_of(frame, handle).clone();
@@ -244,6 +249,7 @@ impl<'a> Compiler<'a> {
                         let risk = match (from, to) {
                             (Scalar::F32 | Scalar::F16, Scalar::I32 | Scalar::U32) => Risk::ToInteger,
                             (Scalar::F32, Scalar::F16) => Risk::Half,
+                            (Scalar::I32 | Scalar::U32, Scalar::F16) => Risk::HalfOfInteger,
                             _ => Risk::None,
                         };
                         frame.push(Op::Lane1 { f: lanes::convert(from, to), out, a, n, risk });
@@ -357,6 +363,8 @@ impl<'a> Compiler<'a> {
         base: Handle<Expression>,
         index: Handle<Expression>,
     ) -> Result<Value, String> {
+        let signed = self.scalar_of(frame, index)? == Scalar::I32;
+        let name = self.name(frame, base, signed);
         let index = self.reg(frame, index)?;
         match self.value(frame, base)? {
             Value::Pointer(pointer) => {
@@ -375,7 +383,7 @@ impl<'a> Compiler<'a> {
                 };
                 let out = self.alloc(1)?;
                 let write = frame.stored.contains(&handle);
-                frame.push(Op::Index { out, base: pointer.dynamic, index, stride, len, root: pointer.root, write });
+                frame.push(Op::Index { out, base: pointer.dynamic, index, stride, len, write, name });
                 Ok(Value::Pointer(Pointer { dynamic: Some(out), ..pointer }))
             }
             Value::Reg(from) => {
@@ -383,13 +391,56 @@ impl<'a> Compiler<'a> {
                 let n = self.stride(&inner, false)?;
                 let len = components(self.resolved, &inner)? / n.max(1);
                 let out = self.alloc(n)?;
-                frame.push(Op::Pick { out, from, index, len, n });
+                frame.push(Op::Pick { out, from, index, len, n, name });
                 Ok(Value::Reg(out))
             }
         }
     }
 
-    fn access_index(&mut self, frame: &mut Frame<'_>, base: Handle<Expression>, index: u32) -> Result<Value, String> {
+    /// What an expression is called: its variable, members and elements.
+    fn name(&mut self, frame: &Frame<'_>, handle: Handle<Expression>, signed: bool) -> Name {
+        let text = self.called(frame, handle);
+        let names = &mut self.code.names;
+        let text = names.iter().position(|name| *name == text).unwrap_or_else(|| {
+            names.push(text);
+            names.len() - 1
+        }) as u32;
+        Name { text, signed }
+    }
+
+    fn called(&self, frame: &Frame<'_>, handle: Handle<Expression>) -> String {
+        if let Some(name) = frame.function.named_expressions.get(&handle) {
+            return name.clone();
+        }
+        let or_value = |name: &Option<String>| name.clone().unwrap_or_else(|| "a value".into());
+        match frame.function.expressions[handle] {
+            Expression::GlobalVariable(variable) => or_value(&self.module.global_variables[variable].name),
+            Expression::LocalVariable(variable) => or_value(&frame.function.local_variables[variable].name),
+            Expression::FunctionArgument(i) => or_value(&frame.function.arguments[i as usize].name),
+            Expression::Load { pointer } => self.called(frame, pointer),
+            Expression::Access { base, .. } => format!("{}[..]", self.called(frame, base)),
+            Expression::AccessIndex { base, index } => {
+                let of = self.called(frame, base);
+                let inner = match *self.type_of(frame, base) {
+                    TypeInner::Pointer { base, .. } => self.inner(base),
+                    ref other => other,
+                };
+                match inner {
+                    TypeInner::Struct { members, .. } => format!("{of}.{}", or_value(&members[index as usize].name)),
+                    _ => format!("{of}[{index}]"),
+                }
+            }
+            _ => "a value".into(),
+        }
+    }
+
+    fn access_index(
+        &mut self,
+        frame: &mut Frame<'_>,
+        handle: Handle<Expression>,
+        base: Handle<Expression>,
+        index: u32,
+    ) -> Result<Value, String> {
         let member = |this: &Self, inner: &TypeInner, bytes: bool| -> Result<u32, String> {
             let TypeInner::Struct { members, .. } = inner else { return Ok(index * this.stride(inner, bytes)?) };
             if bytes {
@@ -401,25 +452,28 @@ impl<'a> Compiler<'a> {
         match self.value(frame, base)? {
             Value::Pointer(pointer) => {
                 let inner = self.pointee(frame, base)?;
-                // A fixed index into an open array may be past its end.
-                if let (TypeInner::Array { size, stride, .. }, Root::Buffer(slot)) = (&inner, pointer.root)
-                    && array_len(self.resolved, *size)?.is_none()
-                {
-                    let len = Length::Open(self.open_array(slot, pointer.fixed, *stride));
-                    let out = self.alloc(1)?;
-                    let constant = self.constant(vec![index]);
-                    frame.push(Op::Index {
-                        out,
-                        base: pointer.dynamic,
-                        index: constant,
-                        stride: *stride,
-                        len,
-                        root: pointer.root,
-                        write: false,
-                    });
-                    return Ok(Value::Pointer(Pointer { dynamic: Some(out), ..pointer }));
+                // A fixed index may be past the end of an array whose length naga did not know.
+                let bytes = matches!(pointer.root, Root::Buffer(_));
+                if let TypeInner::Array { size, .. } = inner {
+                    let len = match (array_len(self.resolved, size)?, pointer.root) {
+                        (Some(n), _) => (index >= n).then_some(Length::Fixed(n)),
+                        (None, Root::Buffer(slot)) => {
+                            let stride = self.stride(&inner, bytes)?;
+                            Some(Length::Open(self.open_array(slot, pointer.fixed, stride)))
+                        }
+                        (None, _) => return Err("an open array outside of a buffer".into()),
+                    };
+                    if let Some(len) = len {
+                        let stride = self.stride(&inner, bytes)?;
+                        let name = self.name(frame, base, false);
+                        let out = self.alloc(1)?;
+                        let index = self.constant(vec![index]);
+                        let write = frame.stored.contains(&handle);
+                        frame.push(Op::Index { out, base: pointer.dynamic, index, stride, len, write, name });
+                        return Ok(Value::Pointer(Pointer { dynamic: Some(out), ..pointer }));
+                    }
                 }
-                let offset = member(self, &inner, matches!(pointer.root, Root::Buffer(_)))?;
+                let offset = member(self, &inner, bytes)?;
                 Ok(Value::Pointer(Pointer { fixed: pointer.fixed + offset, ..pointer }))
             }
             Value::Reg(from) => {
@@ -466,6 +520,7 @@ impl<'a> Compiler<'a> {
         if op == BinaryOperator::Multiply && matrices && !scalars {
             let args = [self.reg(frame, left)?, self.reg(frame, right)?];
             let whole = Whole::product(s, size_of(&left_inner)?, size_of(&right_inner)?);
+            let risk = if risk == Risk::Half { Risk::Halves } else { risk };
             return self.whole(frame, whole, [args[0], args[1], args[1]], n, risk, || "a matrix product".into());
         }
         let f = lanes::binary(op, s).ok_or_else(|| format!("{op:?} of {s:?} is not simulated"))?;
@@ -523,7 +578,11 @@ impl<'a> Compiler<'a> {
                 regs[i] = regs[0];
             }
             // The result may be of another type than the operands, as in packing.
-            let risk = self.type_of(frame, handle).scalar().and_then(Scalar::of).map_or(Risk::None, risk_of);
+            let risk = match self.type_of(frame, handle).scalar().and_then(Scalar::of) {
+                _ if fun == MathFunction::Pack2x16float => Risk::PackedHalves,
+                Some(Scalar::F16) => Risk::Halves,
+                scalar => scalar.map_or(Risk::None, risk_of),
+            };
             return self.whole(frame, Whole::math(fun, s, size), regs, n, risk, unknown);
         }
         let mut regs = Vec::new();

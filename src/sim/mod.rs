@@ -169,7 +169,11 @@ impl Program {
             .map_err(|e| wrong(plain(&e.emit_to_string_with_path(source.text(), &label))))?;
         let named = |o: &naga::Override| o.name.clone().or_else(|| o.id.map(|id| id.to_string()));
         let known: Vec<String> = module.overrides.iter().filter_map(|(_, o)| named(o)).collect();
-        if let Some((name, _)) = constants.iter().find(|(name, _)| !known.iter().any(|k| k == name)) {
+        let given = |name: &str| {
+            let id = |o: &naga::Override| o.id.is_some_and(|id| id.to_string() == name);
+            module.overrides.iter().any(|(_, o)| o.name.as_deref() == Some(name) || id(o))
+        };
+        if let Some((name, _)) = constants.iter().find(|(name, _)| !given(name)) {
             let there = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             return Err(wrong(format!("no override constant '{name}' in use; there are: {there}")));
         }

@@ -39,6 +39,12 @@ pub(super) enum Risk {
     Float,
     /// An f16 result.
     Half,
+    /// An f16 made of an integer.
+    HalfOfInteger,
+    /// An f16 result of several steps.
+    Halves,
+    /// Floats packed as f16.
+    PackedHalves,
 }
 
 /// Where a pointer leads: a variable, an offset known at compile time, and one that is not.
@@ -68,6 +74,15 @@ pub(super) enum Length {
     Fixed(u32),
     /// Number in [`Code::open_arrays`].
     Open(u32),
+}
+
+/// What is indexed, as messages call it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Name {
+    /// Number in [`Code::names`].
+    pub(super) text: u32,
+    /// Whether the index is an i32.
+    pub(super) signed: bool,
 }
 
 /// How the invocations of a subgroup exchange values.
@@ -157,6 +172,7 @@ pub(super) enum Op {
         index: Reg,
         len: u32,
         n: u32,
+        name: Name,
     },
     /// An offset: base + index * stride, or [`OUTSIDE`].
     Index {
@@ -165,8 +181,8 @@ pub(super) enum Op {
         index: Reg,
         stride: u32,
         len: Length,
-        root: Root,
         write: bool,
+        name: Name,
     },
     /// The length of an open array.
     ArrayLength {
@@ -190,6 +206,12 @@ pub(super) enum Op {
         value: Reg,
         compare: Option<Reg>,
         scalar: Scalar,
+        /// Only reads.
+        load: bool,
+    },
+    /// That every invocation of the workgroup gives the same place.
+    Uniform {
+        from: Pointer,
     },
     /// Loads, multiplies and stores of matrices that a subgroup holds together; its first invocation keeps them.
     CoopLoad {
@@ -351,6 +373,7 @@ pub(super) struct Code {
     pub(super) wholes: Vec<Whole>,
     pub(super) shapes: Vec<Shape>,
     pub(super) cases: Vec<u32>,
+    pub(super) names: Vec<String>,
     pub(super) open_arrays: Vec<OpenArray>,
     pub(super) told: Vec<(Told, Reg)>,
     pub(super) workgroup_size: [u32; 3],

@@ -51,7 +51,7 @@ impl Source {
     /// Line `line` (from 1) of the whole text, without its indentation.
     #[must_use]
     pub fn line(&self, line: u32) -> &str {
-        self.text.lines().nth((line as usize).saturating_sub(1)).unwrap_or("").trim()
+        (line as usize).checked_sub(1).and_then(|line| self.text.lines().nth(line)).unwrap_or("").trim()
     }
 }
 
@@ -66,6 +66,6 @@ mod tests {
         let places: Vec<_> = (1..=5).map(|line| source.place(line)).map(|p| format!("{}:{}", p.file, p.line)).collect();
         assert_eq!(places, ["a:1", "a:2", "b:1", "c:1", "c:2"]);
         assert_eq!(source.line(4), "four");
-        assert_eq!((source.line(0), source.line(9)), ("one", ""));
+        assert_eq!((source.line(0), source.line(9)), ("", ""));
     }
 }

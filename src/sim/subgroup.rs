@@ -4,11 +4,19 @@ use super::access::Shared;
 use super::check::Check;
 use super::grid::Grid;
 use super::lanes::{self, Scalar, round_f16};
+use super::options::Order;
 use super::program::{Collective, Exchange, Matrix, OUTSIDE, Op, Pointer, Root};
 use super::wave::Wave;
 
-/// Bytes that stand for a value nobody gave.
-const NOBODY: u32 = 0x7FFA_DBAD;
+/// Stands for a value that nobody gave: another one for each invocation and order, so that results that hang on it differ.
+fn nobody(grid: &Grid<'_>, lane: usize) -> u32 {
+    let order = match grid.options.schedule.order {
+        Order::Straight => 0,
+        Order::Reversed => 1,
+        Order::Random(seed) => 2 + seed as u32,
+    };
+    0x7FFA_0000 | (((order.wrapping_mul(0x9E37_79B1) >> 16) ^ (lane as u32 * 257)) & 0xFFFF)
+}
 
 /// The lanes of a wave that form a subgroup, from the first on.
 #[derive(Clone, Copy)]
@@ -130,8 +138,11 @@ impl Wave {
                 });
             }
             for i in 0..n {
-                let word =
-                    if subgroup.has(from) { self.get(grid, a + i, subgroup.base + from as usize) } else { NOBODY };
+                let word = if subgroup.has(from) {
+                    self.get(grid, a + i, subgroup.base + from as usize)
+                } else {
+                    nobody(grid, lane)
+                };
                 self.set(grid, out + i, lane, word);
             }
         }

@@ -188,6 +188,7 @@ impl Wave {
                     Op::Load { out, from, shape } => self.load(grid, shared, number, out, from, shape),
                     Op::Store { to, value, shape } => self.store(grid, shared, number, to, value, shape),
                     Op::Atomic { .. } => self.atomic(grid, shared, number, op),
+                    Op::Uniform { from } => self.uniform(grid, shared, number, from),
                     Op::CoopLoad { .. } | Op::CoopStore { .. } | Op::CoopMultiply { .. } => {
                         self.cooperate(grid, shared, number, op);
                     }
@@ -198,6 +199,11 @@ impl Wave {
                 }
             }
         }
+    }
+
+    /// Where it stands in calls and loops, to tell one coming past a barrier from another.
+    pub(super) fn path(&self) -> (&[(u32, u32)], impl Iterator<Item = u32> + '_) {
+        (&self.calls, self.masks.iter().map(|mask| mask.rounds))
     }
 
     /// Flow of control.
@@ -243,7 +249,7 @@ impl Wave {
             Op::Again { to } => {
                 let mask = &mut self.masks[depth - 1];
                 mask.rounds += 1;
-                if mask.rounds >= grid.options.loop_limit && self.active != 0 {
+                if mask.rounds > grid.options.loop_limit && self.active != 0 {
                     let (active, limit) = (self.active, grid.options.loop_limit);
                     mask.done |= active;
                     self.active = 0;
@@ -332,13 +338,14 @@ impl Wave {
                     self.copy(grid, out + i, from, 1);
                 }
             }
-            Op::Pick { out, from, index, len, n } => {
+            Op::Pick { out, from, index, len, n, name } => {
                 each_lane!(self, lane, {
                     let at = self.get(grid, index, lane);
                     if at >= len {
                         let who = shared.invocation(self.first + lane as u32);
                         shared.report(grid, Check::OutOfBounds, number, who, || {
-                            (None, None, format!("read with index {} of {len} elements", at as i32))
+                            let (address, at) = grid.element(name, at);
+                            (Some(address), None, format!("read with index {at} of {len} elements"))
                         });
                     }
                     for i in 0..n {
@@ -347,7 +354,7 @@ impl Wave {
                     }
                 });
             }
-            Op::Index { out, base, index, stride, len, root, write } => {
+            Op::Index { out, base, index, stride, len, write, name } => {
                 let (len, open) = match len {
                     Length::Fixed(len) => (len, false),
                     Length::Open(array) => (grid.lengths[array as usize], true),
@@ -363,12 +370,8 @@ impl Wave {
                         shared.report(grid, Check::OutOfBounds, number, who, || {
                             let does = if write { "write" } else { "read" };
                             let kind = if open { "elements bound" } else { "elements" };
-                            let name = grid.name_of(root);
-                            (
-                                Some(format!("{name}[{}]", at as i32)),
-                                None,
-                                format!("{does} with index {} of {len} {kind}", at as i32),
-                            )
+                            let (address, at) = grid.element(name, at);
+                            (Some(address), None, format!("{does} with index {at} of {len} {kind}"))
                         });
                     }
                     self.set(grid, out, lane, offset);
@@ -495,14 +498,26 @@ fn fault(risk: Risk, result: u32, args: &[u32], non_finite: bool) -> Option<(Che
         Risk::Half if f32::from_bits(result).is_infinite() && args.iter().all(|word| finite(*word)) => {
             Some(Check::F16Overflow)
         }
+        // On the way to NaN some step was infinite.
+        Risk::Halves => (!finite(result) && args.iter().all(|word| finite(*word))).then_some(Check::F16Overflow),
+        Risk::HalfOfInteger => (!finite(result)).then_some(Check::F16Overflow),
+        Risk::PackedHalves => {
+            let past = |word: &u32| finite(*word) && super::lanes::round_f16(f32::from_bits(*word)).is_infinite();
+            args.iter().any(past).then_some(Check::F16Overflow)
+        }
         Risk::Float | Risk::Half => {
             (non_finite && !finite(result) && args.iter().all(|word| finite(*word))).then_some(Check::NonFinite)
         }
     }?;
     let args = args.to_vec();
-    let floats = matches!(risk, Risk::ToInteger | Risk::Float | Risk::Half);
+    let integers = matches!(risk, Risk::Divide { .. } | Risk::Shift | Risk::Bits | Risk::Least | Risk::HalfOfInteger);
+    let signed = matches!(risk, Risk::Divide { signed: true } | Risk::Least);
     let message = move || {
-        let show = |word: &u32| if floats { f32::from_bits(*word).to_string() } else { (*word as i32).to_string() };
+        let show = |word: &u32| match (integers, signed) {
+            (false, _) => f32::from_bits(*word).to_string(),
+            (true, true) => (*word as i32).to_string(),
+            (true, false) => word.to_string(),
+        };
         let operands: Vec<String> = args.iter().map(show).collect();
         let of = operands.join(", ");
         match check {

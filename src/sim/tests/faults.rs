@@ -213,6 +213,72 @@ fn main(@builtin(local_invocation_index) i: u32) {
 }
 
 #[test]
+fn barriers_of_other_calls_or_rounds_are_not_the_same() {
+    // Whole waves part here, so that each stands at the one barrier with all its invocations.
+    for (body, to) in [
+        ("if i < 128u { turn(i); } else { turn(i); }", "turn(i);"),
+        ("for (var k = 0u; k < 4u; k++) { if k % 2u == i / 128u { continue; } turn(i); }", "turn(i);"),
+    ] {
+        let text = with_out(&format!(
+            "var<workgroup> sh_x: array<f32, 256>;
+fn turn(i: u32) {{
+    sh_x[i] = 1.0;
+    workgroupBarrier();
+}}
+@compute @workgroup_size(256)
+fn main(@builtin(local_invocation_index) i: u32) {{
+    out[i] = 0.0;
+    {body}
+}}"
+        ));
+        for schedule in ["straight", "alone"] {
+            let told = |text: &str| run(text, 1, &[&Buffer::unwritten(1024)], &options(8, schedule)).findings;
+            let findings = told(&text);
+            assert!(findings.iter().any(|f| f.check == Check::DivergentBarrier), "{schedule}: {findings:?}");
+            assert_eq!(told(&text.replace(body, to)), []);
+        }
+    }
+}
+
+#[test]
+fn a_uniform_load_of_different_places_is_told_of() {
+    let text = with_out(
+        "var<workgroup> sh_x: array<f32, 64>;
+@compute @workgroup_size(64)
+fn main(@builtin(local_invocation_index) i: u32) {
+    sh_x[i] = 1.0;
+    out[i] = workgroupUniformLoad(&sh_x[i / 64u]);
+}",
+    );
+    planted(&text, "i / 64u", "i / 63u", 1, 64, Check::DivergentBarrier, "workgroupUniformLoad");
+}
+
+#[test]
+fn fixed_indices_into_arrays_sized_by_overrides_are_checked() {
+    let text = with_out(
+        "override N: u32 = 4;
+var<workgroup> sh_a: array<atomic<u32>, N>;
+var<workgroup> sh_b: array<f32, N>;
+@compute @workgroup_size(1)
+fn main() {
+    sh_b[3] = 2.0;
+    atomicStore(&sh_a[3], 7u);
+    out[0] = sh_b[3] + f32(atomicLoad(&sh_a[3]));
+}",
+    );
+    assert_eq!(run(&text, 1, &[&Buffer::unwritten(4)], &options(8, "straight")).findings, []);
+    let past = text.replace("[3]", "[6]");
+    let findings = run(&past, 1, &[&Buffer::unwritten(4)], &options(8, "straight")).findings;
+    let told: Vec<_> = findings.iter().map(|f| (f.line, f.check, f.message.as_str())).collect();
+    let out = Check::OutOfBounds;
+    let (read, write) = ("read with index 6 of 4 elements", "write with index 6 of 4 elements");
+    assert_eq!(told, [(7, out, write), (8, out, write), (9, out, read), (9, out, read)]);
+    let large = text.replace("N: u32 = 4", "N: u32 = 1000000");
+    let error = Program::new(Source::new("k", large), "main", &[]).unwrap_err().to_string();
+    assert!(error.contains("bytes of workgroup memory"), "{error}");
+}
+
+#[test]
 fn subgroup_operations_in_divergent_flow_are_told_of() {
     let text = with_out(
         "@compute @workgroup_size(64)
@@ -253,7 +319,8 @@ fn main(@builtin(local_invocation_index) i: u32) {
 }",
     );
     let few = |limit| Options { loop_limit: limit, ..options(4, "straight") };
-    assert_eq!(run(&text, 1, &[&Buffer::unwritten(16)], &few(20)).findings, []);
+    assert_eq!(run(&text, 1, &[&Buffer::unwritten(16)], &few(10)).findings, []);
+    assert_eq!(run(&text, 1, &[&Buffer::unwritten(16)], &few(9)).findings[0].check, Check::EndlessLoop);
     let endless = text.replacen("j += 1u", "j += 0u", 1);
     let findings = run(&endless, 1, &[&Buffer::unwritten(16)], &few(20)).findings;
     assert_eq!((findings[0].check, findings[0].line), (Check::EndlessLoop, 5));
@@ -312,6 +379,34 @@ fn main() {
     // Sums past 2048 lose digits: as many adders of 900 in f16 as the reference in the `half` crate says.
     let want = (0..66).fold(half::f16::ZERO, |sum, _| sum + half::f16::from_f32(900.0));
     assert_eq!(out.read(0, 2), want.to_le_bytes());
+}
+
+#[test]
+fn f16_overflows_within_a_step_are_told_of() {
+    for expression in [
+        "f16(i32(x[0]))",
+        "f16(u32(x[0]))",
+        "f16(x[0])",
+        "dot(vec2<f16>(h), vec2<f16>(h, -h))",
+        "(mat2x2<f16>(h, h, h, h) * vec2<f16>(h, -h)).x",
+        "f16(unpack2x16float(pack2x16float(vec2<f32>(x[0], 1.0))).y)",
+    ] {
+        let text = format!(
+            "enable f16;
+@group(0) @binding(0) var<storage, read_write> out: array<f16>;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@compute @workgroup_size(1)
+fn main() {{
+    let h = f16(x[1]);
+    out[0] = {expression};
+}}"
+        );
+        let told = |x: [f32; 2]| run(&text, 1, &[&Buffer::unwritten(2), &floats(&x)], &options(8, "straight")).findings;
+        let findings = told([-1e5, 300.0]);
+        let findings = if expression.starts_with("f16(u32") { told([1e5, 300.0]) } else { findings };
+        assert_eq!(findings.iter().map(|f| f.check).collect::<Vec<_>>(), [Check::F16Overflow], "{expression}");
+        assert_eq!(told([1000.0, 10.0]), [], "{expression}");
+    }
 }
 
 #[test]

@@ -309,6 +309,8 @@ fn micro() -> Vec<CapturedLaunch> {
             "fma_fwd" if types[0] == DType::F16 => &[2 * n, 4 * n],
             "read_fwd" => &[16 * 4 * n, 4 * n],
             "write_fwd" => &[4 * n],
+            "dot4_fwd" => &[n, n],
+            "atomics_fwd" => &[128],
             "gather_fwd" => &[128, n],
             "step_fwd" => &[n, n],
             "empty_fwd" => &[],
@@ -321,6 +323,7 @@ fn micro() -> Vec<CapturedLaunch> {
             0 => &[],
             4 => &[n],
             8 => &[n, 127],
+            16 => &[n, 4, 3, 5],
             24 => &[n, 3, 0xBF80_0000, 0x3F80_0000, 0x3F80_0000, 0],
             bytes => panic!("{}: {bytes} bytes of parameters", kernel.label()),
         };
