@@ -165,6 +165,7 @@ const GUARDS: &[(&str, &str, Option<Check>, &str)] = &[
         Some(Check::StorageRace),
         "what lies behind the end has the place of another",
     ),
+    ("atomics_fwd", "i >= p.n", None, "counts on, in words that exist"),
     ("select_groups_fwd", "is_tie[j]", Some(Check::StorageRace), "ties past the last go where others are put"),
 ];
 
