@@ -17,6 +17,7 @@ mod matmul;
 mod norm;
 mod optim;
 mod pool;
+mod quant;
 mod random;
 mod reduce;
 mod runtime;
