@@ -13,6 +13,7 @@ pub mod matmul;
 pub mod norm;
 pub mod optim;
 pub mod pool;
+pub mod quant;
 pub mod random;
 pub mod reduce;
 mod rows;
@@ -42,6 +43,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
         norm::channels::KERNELS,
         optim::KERNELS,
         pool::KERNELS,
+        quant::KERNELS,
         random::KERNELS,
         reduce::KERNELS,
         scatter::KERNELS,

@@ -18,6 +18,7 @@ mod norm;
 mod optim;
 mod planted;
 mod pool;
+mod quant;
 mod random;
 mod reduce;
 mod runtime;

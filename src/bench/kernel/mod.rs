@@ -9,6 +9,7 @@ mod matmul;
 mod norm;
 mod optim;
 mod pool;
+mod quant;
 mod random;
 mod reduce;
 mod scatter;
@@ -33,6 +34,7 @@ const FAMILIES: &[(&str, Build)] = &[
     ("norm", norm::cases),
     ("optim", optim::cases),
     ("pool", pool::cases),
+    ("quant", quant::cases),
     ("random", random::cases),
     ("reduce", reduce::cases),
     ("scatter", scatter::cases),
