@@ -62,6 +62,7 @@ const FAMILIES: &[(&str, Work)] = &[
     ("norm", norms),
     ("optim", optimizers),
     ("pool", pools),
+    ("quant", quants),
     ("random", randoms),
     ("reduce", reductions),
     ("scatter", scatters),
@@ -121,6 +122,7 @@ fn attention(runtime: &Runtime) -> Result<()> {
         (&[9, 4], [2, 1], 36, false, DType::F32),
         (&[35], [1, 1], 80, true, DType::F32),
         (&[7, 11], [3, 1], 12, false, DType::F16),
+        (&[6, 3], [2, 1], 124, true, DType::F32),
     ] {
         let n = lengths.iter().sum();
         let q = noise(runtime, &[n, heads[0], width], dtype)?;
@@ -333,6 +335,24 @@ fn micro() -> Vec<CapturedLaunch> {
     };
     let each = |kernel: &'static Kernel| kernel.type_sets().into_iter().map(|types| launch(kernel, types));
     leanvision::bench::kernels().into_iter().flat_map(each).collect()
+}
+
+fn quants(runtime: &Runtime) -> Result<()> {
+    use leanvision::ops::quant::{self, Bits, Block, Variant};
+    for (rows, n_out, n_inner, dtype) in
+        [(5, 37, 100, DType::F32), (131, 259, 31, DType::F32), (9, 36, 36, DType::F32), (67, 20, 8, DType::F16)]
+    {
+        for (bits, block) in [(Bits::Int8, Block::Of32), (Bits::Int4, Block::Row)] {
+            let w = quant::quantize(&noise(runtime, &[n_out, n_inner], dtype)?, bits, block)?;
+            quant::dequantize(&w)?;
+            let (x, bias) = (noise(runtime, &[rows, n_inner], dtype)?, noise(runtime, &[n_out], dtype)?);
+            for variant in Variant::ALL {
+                fits(quant::linear_with(variant, &x, &w, Some(&bias), Act::Relu))?;
+                fits(quant::linear_i8_with(variant, &x, &w, Some(&bias), Act::Relu))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn norms(runtime: &Runtime) -> Result<()> {
