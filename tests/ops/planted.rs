@@ -160,7 +160,7 @@ const GUARDS: &[(&str, &str, Option<Check>, &str)] = &[
     ("quant_row_fwd", "if col < p.n_cols", None, "an invocation has one quad, of those there are"),
     ("quant_dot_fwd", "if col < p.n_cols", None, "an invocation has one quad, of those there are"),
     ("quant_registers_fwd", "if col < p.n_cols", None, "a second quad is only stored where there is one"),
-    ("quant_dot_fwd", "if col + j < p.n_cols", Some(Check::StorageRace), "rows lie one behind the other"),
+    ("quant_", "if col + j < p.n_cols", Some(Check::StorageRace), "rows lie one behind the other"),
     ("scatter_chunks", "!is_whole", None, "sums of mixed chunks are not read"),
     ("topk_", "max(max(keys.x, keys.y)", None, "elements that are worse than the list are not inserted anyway"),
     ("softmax_rows_fwd", "q * n % 4u != 0u", Some(Check::StorageRace), "whole vec4 belong to other invocations"),
