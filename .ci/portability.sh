@@ -38,8 +38,8 @@ else
     missing+=("Chromium (package chromium)")
 fi
 
-# Not captured, so that each names its adapter.
-ops="ops -- --nocapture"
+# Not captured, so that each names its adapter. Planted faults need none.
+ops="ops -- --nocapture --skip planted::"
 
 if icd=$(swiftshader_icd); then
     swiftshader=(VK_ICD_FILENAMES="$icd" VK_DRIVER_FILES="$icd" LEANVISION_DEVICE=vulkan:SwiftShader)
