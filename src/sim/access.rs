@@ -4,8 +4,9 @@ use super::check::Check;
 use super::grid::Grid;
 use super::lanes::Scalar;
 use super::memory::{Cell, Mark};
+use super::pack::{f16_bits, f16_value};
 use super::program::{OUTSIDE, Op, Pointer, Reg, Root};
-use super::wave::{Wave, each_lane, is_half, narrow, widen};
+use super::wave::{Wave, each_lane, is_half};
 use naga::AtomicFunction;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -96,7 +97,7 @@ enum Word {
 
 impl Wave {
     /// Where a lane's pointer leads, in bytes, components or registers; nothing outside.
-    fn place(&self, grid: &Grid<'_>, pointer: Pointer, lane: usize) -> Option<u32> {
+    pub(super) fn place(&self, grid: &Grid<'_>, pointer: Pointer, lane: usize) -> Option<u32> {
         let dynamic = match pointer.dynamic {
             Some(reg) => self.get(grid, reg, lane),
             None => 0,
@@ -258,7 +259,7 @@ impl Wave {
             Word::Buffer { slot, at, scalar } => {
                 let memory = &grid.slots[slot as usize];
                 let found = if is_half(scalar) {
-                    memory.half(at).map(|(half, written)| (widen(half), written))
+                    memory.half(at).map(|(half, written)| (f16_value(u32::from(half)).to_bits(), written))
                 } else {
                     memory.word(at)
                 };
@@ -308,8 +309,11 @@ impl Wave {
             }
             Word::Buffer { slot, at, scalar } => {
                 let memory = &grid.slots[slot as usize];
-                let done =
-                    if is_half(scalar) { memory.set_half(at, narrow(value)) } else { memory.set_word(at, value) };
+                let done = if is_half(scalar) {
+                    memory.set_half(at, f16_bits(f32::from_bits(value)) as u16)
+                } else {
+                    memory.set_word(at, value)
+                };
                 if done.is_none() {
                     self.past_the_end(grid, shared, number, local, slot, at, "write");
                 }
@@ -518,11 +522,6 @@ impl Wave {
         shared.report(grid, Check::OutOfBounds, number, who, || {
             (Some(grid.name_of(root).to_owned()), None, format!("{does} of a matrix element at {at}"))
         });
-    }
-
-    /// Where a lane's pointer leads, for matrices.
-    pub(super) fn coop_place(&self, grid: &Grid<'_>, pointer: Pointer, lane: usize) -> Option<u32> {
-        self.place(grid, pointer, lane)
     }
 }
 

@@ -367,7 +367,7 @@ impl<'a> Compiler<'a> {
             depth: 0,
             breaks: Vec::new(),
             continues: Vec::new(),
-            stored: super::lower::stored_pointers(function),
+            stored: super::pointer::stored_pointers(function),
         };
         if is_entry {
             self.start_private(&mut frame)?;

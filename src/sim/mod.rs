@@ -3,8 +3,8 @@
 //!
 //! A [`Program`] is one entry point of a WGSL text, its override constants resolved. [`Program::run`] executes a grid of
 //! its workgroups over [`Buffer`]s on the CPU and answers with [`Finding`]s: what went wrong, on which line, by which
-//! invocations. Invocations of a subgroup advance together; subgroups run one after another to the next barrier in the
-//! order that the [`Schedule`] asks for, and workgroups in any order, so nothing may count on either.
+//! invocations. Invocations advance together by whole subgroups, up to 128 at a time, and each such wave runs to the next
+//! barrier before another does, in the order that the [`Schedule`] asks for, and workgroups in any order, so nothing may count on either.
 //!
 //! ```
 //! use leanvision::sim::{Buffer, Bound, Options, Program, Source};
@@ -39,6 +39,7 @@ mod math;
 mod memory;
 mod options;
 mod pack;
+mod pointer;
 mod program;
 mod source;
 mod subgroup;
@@ -188,13 +189,6 @@ impl Program {
         }
         let code = compile::compile(module, &info, source).map_err(wrong)?;
         Ok(Self { label, code })
-    }
-
-    /// Under this name in findings, in place of the first file's.
-    #[must_use]
-    pub fn labelled(mut self, label: impl Into<String>) -> Self {
-        self.label = label.into();
-        self
     }
 
     /// The buffers it binds, by group and binding.

@@ -5,7 +5,7 @@ use super::check::Check;
 use super::grid::Grid;
 use super::lanes::{self, Scalar, round_f16};
 use super::options::Order;
-use super::program::{Collective, Exchange, Matrix, OUTSIDE, Op, Pointer, Root};
+use super::program::{Collective, Exchange, Matrix, Op, Pointer, Root};
 use super::wave::Wave;
 
 /// Stands for a value that nobody gave: another one for each invocation and order, so that results that hang on it differ.
@@ -206,7 +206,7 @@ impl Wave {
             (Root::Buffer(_), _) => 4,
             _ => 1,
         };
-        let first = self.coop_place(grid, from, lane).filter(|at| *at != OUTSIDE);
+        let first = self.place(grid, from, lane);
         let mut out = Vec::new();
         for column in 0..u64::from(shape.columns) {
             for row in 0..u64::from(shape.rows) {

@@ -532,15 +532,6 @@ fn fault(risk: Risk, result: u32, args: &[u32], non_finite: bool) -> Option<(Che
     Some((check, message))
 }
 
-/// The 32 bits of an f16 as an f32, and back.
-pub(super) fn widen(half: u16) -> u32 {
-    half::f16::from_bits(half).to_f32().to_bits()
-}
-
-pub(super) fn narrow(word: u32) -> u16 {
-    half::f16::from_f32(f32::from_bits(word)).to_bits()
-}
-
 /// Whether values of this type lie in memory as two bytes.
 pub(super) fn is_half(scalar: Scalar) -> bool {
     scalar == Scalar::F16

@@ -38,7 +38,7 @@ impl TestRuntime {
 /// Elements of a case on the simulated devices of the usual run, at most; `make sanitize` tries larger ones.
 const SIMULATED_ELEMENTS: usize = 600;
 
-/// Elements of a case on the device that `LEANVISION_SIM` names, at most: some 10^7 interpreted operations.
+/// Elements of a case on the device that `LEANVISION_SIM` names, at most, so that six devices take under 15 minutes.
 const SANITIZED_ELEMENTS: usize = 20_000;
 
 impl std::ops::Deref for TestRuntime {
