@@ -1,220 +1,21 @@
-//! Matrix products: batched, over any strides, with bias and activation in the same dispatch.
+//! A product in the terms of the kernels, and how it runs: one dispatch, or long sums in parts.
 
-use super::act::{ACT, Act};
-use super::{elementwise, reduce};
-use crate::autograd::{record, refuse, sum_to, wants};
-use crate::runtime::{
-    Bind::{Read, Write},
-    Common, DeviceProfile, INDEX, Kernel, LOOP_ROUNDS,
-};
+use super::super::act::Act;
+use super::super::{elementwise, reduce};
+use super::variant::{MatmulParams, Variant};
+use crate::runtime::LOOP_ROUNDS;
 use crate::tensor::{DType, Tensor, broadcast, collapse};
 use crate::{Error, Result};
-
-const SOURCE: &str = include_str!("../../shaders/matmul.wgsl");
-const FAMILY: &str = "matmul";
-const COMMONS: &[Common] = &[INDEX, ACT];
-const FLOATS: &[DType] = &[DType::F32, DType::F16];
 
 /// The layouts of the shader: four elements of `b` lie along the inner axis, of `a` along the rows; nothing is known.
 const B_INNER: u32 = 1;
 const A_ROWS: u32 = 2;
 const ANY: u32 = 4;
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct MatmulParams {
-    n_batch: u32,
-    n_batch_inner: u32,
-    n_rows: u32,
-    n_cols: u32,
-    n_inner: u32,
-    base_a: u32,
-    base_b: u32,
-    stride_a_row: u32,
-    stride_a_inner: u32,
-    stride_b_inner: u32,
-    stride_b_col: u32,
-    stride_a_batch: [u32; 2],
-    stride_b_batch: [u32; 2],
-    bias: u32,
-}
-
 /// Loop rounds of an invocation besides those over the inner axis, at most.
 const OTHER_ROUNDS: usize = 1023;
 
 /// Partial sums that a product is cut into for speed, at most.
 const PARTIAL_SUMS: usize = 1 << 22;
-
-/// Override constants and the values in use.
-type Overrides = &'static [(&'static str, &'static [u32])];
-
-const fn kernel(entry: &'static str, overrides: Overrides) -> Kernel {
-    Kernel::new(FAMILY, entry, SOURCE, &[Read, Read, Read, Write])
-        .commons(COMMONS)
-        .params::<MatmulParams>()
-        .types(&["Elem"], &[FLOATS])
-        .overrides(overrides)
-}
-
-const ALL_ACTS: &[u32] = &[0, 1, 2, 3, 4, 5, 6, 7, 8];
-/// Without an activation, every layout.
-const PLAIN: [(&str, &[u32]); 2] = [("ACT", &[0]), ("LAYOUT", &[0, 1, 2, 3, 4])];
-/// With one, fewer: the operands of other layouts are copied first.
-const WITH_ACT: [(&str, &[u32]); 2] = [("ACT", super::act::CODES), ("LAYOUT", &[0, 4])];
-
-/// A kernel without and with an activation; the sizes come behind `ACT` and `LAYOUT`.
-macro_rules! pair {
-    ($entry:literal $(, $name:literal = $value:literal)* $(; $need:expr)?) => {
-        [
-            kernel($entry, &[PLAIN[0], PLAIN[1] $(, ($name, &[$value]))*])$(.needs(&[$need]))?,
-            kernel($entry, &[WITH_ACT[0], WITH_ACT[1] $(, ($name, &[$value]))*])$(.needs(&[$need]))?,
-        ]
-    };
-}
-
-const MATMUL_PLAIN_FWD: Kernel = kernel("matmul_plain_fwd", &[("ACT", ALL_ACTS)]);
-const REGISTERS_8: [Kernel; 2] = pair!("matmul_registers_fwd", "WG_SIZE" = 16, "ROWS" = 8);
-const REGISTERS_16: [Kernel; 2] = pair!("matmul_registers_fwd", "WG_SIZE" = 16, "ROWS" = 16);
-const SUBGROUP_8X8: [Kernel; 2] =
-    pair!("matmul_subgroup_fwd", "ROWS" = 8, "COLS" = 8; crate::runtime::Need::SubgroupOf(8));
-const SUBGROUP_32X4: [Kernel; 2] =
-    pair!("matmul_subgroup_fwd", "ROWS" = 32, "COLS" = 4; crate::runtime::Need::SubgroupOf(8));
-const SUBGROUP_32X8: [Kernel; 2] =
-    pair!("matmul_subgroup_fwd", "ROWS" = 32, "COLS" = 8; crate::runtime::Need::SubgroupOf(8));
-const TILED_64: [Kernel; 2] = pair!("matmul_tiled_fwd", "TILE" = 64);
-const TILED_128: [Kernel; 2] = pair!("matmul_tiled_fwd", "TILE" = 128);
-const VECTOR: [Kernel; 2] = pair!("matmul_vector_fwd", "WG_SIZE" = 8, "QUADS" = 8);
-const VECTOR_SHARED: [Kernel; 2] = pair!("matmul_vector_fwd", "WG_SIZE" = 128, "QUADS" = 8);
-
-/// The kernels of this family.
-pub const KERNELS: &[Kernel] = &[
-    MATMUL_PLAIN_FWD,
-    REGISTERS_8[0],
-    REGISTERS_8[1],
-    REGISTERS_16[0],
-    REGISTERS_16[1],
-    SUBGROUP_8X8[0],
-    SUBGROUP_8X8[1],
-    SUBGROUP_32X4[0],
-    SUBGROUP_32X4[1],
-    SUBGROUP_32X8[0],
-    SUBGROUP_32X8[1],
-    TILED_64[0],
-    TILED_64[1],
-    TILED_128[0],
-    TILED_128[1],
-    VECTOR[0],
-    VECTOR[1],
-    VECTOR_SHARED[0],
-    VECTOR_SHARED[1],
-];
-
-/// How a product is computed; tiles are rows x columns of one invocation unless said otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Variant {
-    /// One output per invocation, any strides: what the others are checked against.
-    Plain,
-    /// 8 x 8 in registers, operands straight from memory: software adapters.
-    Registers8,
-    /// 16 x 8 in registers, operands straight from memory: software adapters.
-    Registers16,
-    /// 8 x 8, the rows of `a` shared by broadcast: adapters with subgroups of 8.
-    Subgroup8x8,
-    /// 32 x 4, the rows of `a` shared by broadcast: adapters with subgroups of 8.
-    Subgroup32x4,
-    /// 32 x 8, the rows of `a` shared by broadcast: adapters with subgroups of 8.
-    Subgroup32x8,
-    /// 64 x 64 of a workgroup of 64, operands through workgroup memory: GPUs.
-    Tiled64,
-    /// 128 x 128 of a workgroup of 256, operands through workgroup memory: GPUs.
-    Tiled128,
-    /// A row times a matrix, or a matrix times a column, one invocation per 4 sums: software adapters. Refused where
-    /// both `m` and `n` pass 1.
-    Vector,
-    /// The same with each sum shared by 16 invocations of a workgroup: GPUs.
-    VectorShared,
-}
-
-impl Variant {
-    /// Every variant.
-    pub const ALL: &[Self] = &[
-        Self::Plain,
-        Self::Registers8,
-        Self::Registers16,
-        Self::Subgroup8x8,
-        Self::Subgroup32x4,
-        Self::Subgroup32x8,
-        Self::Tiled64,
-        Self::Tiled128,
-        Self::Vector,
-        Self::VectorShared,
-    ];
-
-    /// Whether an adapter has what it needs for `dtype`.
-    #[must_use]
-    pub fn runs_on(self, profile: &DeviceProfile, dtype: DType) -> bool {
-        self.kernel(Act::None).runs_on(profile, &[dtype])
-    }
-
-    fn kernel(self, act: Act) -> &'static Kernel {
-        let pair: &'static [Kernel; 2] = match self {
-            Self::Plain => return &MATMUL_PLAIN_FWD,
-            Self::Registers8 => &REGISTERS_8,
-            Self::Registers16 => &REGISTERS_16,
-            Self::Subgroup8x8 => &SUBGROUP_8X8,
-            Self::Subgroup32x4 => &SUBGROUP_32X4,
-            Self::Subgroup32x8 => &SUBGROUP_32X8,
-            Self::Tiled64 => &TILED_64,
-            Self::Tiled128 => &TILED_128,
-            Self::Vector => &VECTOR,
-            Self::VectorShared => &VECTOR_SHARED,
-        };
-        &pair[usize::from(act != Act::None)]
-    }
-
-    /// Rows and columns that one step of the grid covers.
-    fn tile(self) -> (u64, u64) {
-        match self {
-            Self::Plain => (1, 1),
-            Self::Registers8 => (8, 8),
-            Self::Registers16 => (16, 8),
-            Self::Subgroup8x8 => (8, 64),
-            Self::Subgroup32x4 => (32, 32),
-            Self::Subgroup32x8 => (32, 64),
-            Self::Tiled64 => (64, 64),
-            Self::Tiled128 => (128, 128),
-            Self::Vector | Self::VectorShared => (1, 32),
-        }
-    }
-
-    /// Rounds of an invocation's loops for 64 inner indices.
-    fn rounds_of_64(self) -> usize {
-        match self {
-            Self::Plain => 64,
-            // 16 inner indices take one round each, staging the operands up to two, and leaving each loop one more.
-            Self::Tiled64 | Self::Tiled128 => 4 * (16 + 2 + 3),
-            Self::VectorShared => 1,
-            _ => 16,
-        }
-    }
-
-    /// Workgroups for `n_batch` products of `m` x `n` outputs.
-    fn groups(self, n_batch: u64, m: u64, n: u64) -> u64 {
-        let (rows, cols) = self.tile();
-        let (down, across) = (m.div_ceil(rows), n.div_ceil(cols));
-        match self {
-            Self::Plain => (n_batch * m * n).div_ceil(64),
-            // Strips of at most eight tiles, equally wide.
-            Self::Registers8 | Self::Registers16 => {
-                let n_strips = across.div_ceil(8);
-                (n_batch * down * n_strips * across.div_ceil(n_strips.max(1))).div_ceil(16)
-            }
-            _ => n_batch * down * across,
-        }
-    }
-}
-
 /// A product in the terms of the kernels: operands, output and numbers.
 struct Product {
     a: Tensor,
@@ -512,38 +313,9 @@ fn readable(a: &Tensor, b: &Tensor, act: Act) -> Result<(Tensor, Tensor)> {
     let b = if fits(b, no_act) { b.clone() } else { b.contiguous()? };
     Ok((a, b))
 }
-/// The matrix product over the last two axes: `[.., m, k]` and `[.., k, n]` to `[.., m, n]`, summed in f32. The batch
-/// axes broadcast by NumPy's rule.
-///
-/// Transposed views are read in place.
-///
-/// # Errors
-/// [`Error::Shape`] if the shapes do not fit, [`Error::DType`] unless both are of one float type.
-pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    const OP: &str = "matmul";
-    let [a_in, b_in] = [a.detach(), b.detach()];
-    let out = product(OP, None, &a_in, &b_in, None, Act::None)?;
-    Ok(record(OP, out, [a, b], move |d, [wants_a, wants_b]| {
-        let d_a = wants_a.then(|| sum_to(&matmul(d, &b_in.transpose()?)?, a_in.shape())).transpose()?;
-        let d_b = wants_b.then(|| weight_gradient(&a_in, d, b_in.shape())).transpose()?;
-        Ok([d_a, d_b])
-    }))
-}
-
-/// `a' d`, summed over the batch axes that the second operand, of `shape`, does not have.
-fn weight_gradient(a: &Tensor, d: &Tensor, shape: &[usize]) -> Result<Tensor> {
-    let &[.., k] = a.shape() else { return Err(Error::shape("matmul", "a has no axis")) };
-    let &[.., n] = d.shape() else { return Err(Error::shape("matmul", "d has no axis")) };
-    let n_rows = a.len() / k.max(1);
-    if shape.iter().product::<usize>() == k * n && d.len() == n_rows * n && k > 0 {
-        // One matrix for all: the batch is more rows to sum over.
-        return matmul(&a.reshape(&[n_rows, k])?.transpose()?, &d.reshape(&[n_rows, n])?)?.reshape(shape);
-    }
-    sum_to(&matmul(&a.transpose()?, d)?, shape)
-}
 
 /// One dispatch, or long sums in parts.
-fn product(
+pub(super) fn product(
     op: &'static str,
     variant: Option<Variant>,
     a: &Tensor,
@@ -564,72 +336,4 @@ fn product(
     let wide = |x: &Tensor| elementwise::cast(x, DType::F32);
     let out = product(op, variant, &wide(a)?, &wide(b)?, bias.map(wide).transpose()?.as_ref(), act)?;
     elementwise::cast(&out, a.dtype())
-}
-
-/// `act(x w + bias)` in one dispatch: `x` `[.., k]`, `w` `[k, n]`, `bias` `[n]` to `[.., n]`.
-///
-/// # Errors
-/// [`Error::Shape`] if the shapes do not fit, [`Error::DType`] unless all are of one float type.
-pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, act: Act) -> Result<Tensor> {
-    let wanted = wants(&[x, w, bias.unwrap_or(x)]);
-    if wanted && !act.is_by_result() {
-        return elementwise::activate(&linear(x, w, bias, Act::None)?, act);
-    }
-    let (x_in, w_in) = (x.detach(), w.detach());
-    let out = linear_as(None, &x_in, &w_in, bias.map(Tensor::detach).as_ref(), act)?;
-    if !wanted {
-        return Ok(out);
-    }
-    let saved_out = (act != Act::None).then(|| out.clone());
-    let x_shape = x.shape().to_vec();
-    // Frozen weights need no input kept, and frozen inputs no weights.
-    let (x_in, w_in) = (w.needs_grad().then_some(x_in), x.needs_grad().then_some(w_in));
-    let wants_bias = bias.is_some_and(Tensor::needs_grad);
-    Ok(record("linear", out, [x, w, bias.unwrap_or(x)], move |d, _| {
-        let d = saved_out.as_ref().map_or_else(|| Ok(d.clone()), |out| act.backward(out, d))?;
-        let &[.., n] = d.shape() else { return Err(Error::shape("linear", "d has no axis")) };
-        let rows = d.reshape(&[d.len() / n.max(1), n])?;
-        let d_x = w_in.map(|w| matmul(&rows, &w.transpose()?)?.reshape(&x_shape)).transpose()?;
-        let d_w = x_in.map(|x| weight_gradient(&x, &d, &[x.shape()[x.rank() - 1], n])).transpose()?;
-        let d_bias = wants_bias.then(|| reduce::sum(&rows, &[0], false)).transpose()?;
-        Ok([d_x, d_w, d_bias])
-    }))
-}
-
-/// [`matmul`] by one variant, for tests and benchmarks.
-///
-/// # Errors
-/// As [`matmul`], and [`Error::Feature`] if the adapter lacks what the variant needs.
-pub fn matmul_with(variant: Variant, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    refuse("matmul_with", &[a, b])?;
-    product("matmul", Some(variant), a, b, None, Act::None)
-}
-
-/// [`linear`] by one variant, for tests and benchmarks.
-///
-/// # Errors
-/// As [`linear`], and [`Error::Feature`] if the adapter lacks what the variant needs.
-pub fn linear_with(variant: Variant, x: &Tensor, w: &Tensor, bias: Option<&Tensor>, act: Act) -> Result<Tensor> {
-    refuse("linear_with", &[x, w, bias.unwrap_or(x)])?;
-    linear_as(Some(variant), x, w, bias, act)
-}
-
-fn linear_as(variant: Option<Variant>, x: &Tensor, w: &Tensor, bias: Option<&Tensor>, act: Act) -> Result<Tensor> {
-    const OP: &str = "linear";
-    let (Some((&k, front)), &[w_k, n]) = (x.shape().split_last(), w.shape()) else {
-        return Err(Error::shape(
-            OP,
-            format!("x {:?} and w {:?} given, [.., k] and [k, n] wanted", x.shape(), w.shape()),
-        ));
-    };
-    if k != w_k {
-        return Err(Error::shape(OP, format!("x {:?} and w {:?} differ in k", x.shape(), w.shape())));
-    }
-    if let Some(bias) = bias.filter(|bias| bias.shape() != [n]) {
-        return Err(Error::shape(OP, format!("w {:?} and bias {:?} differ in n", w.shape(), bias.shape())));
-    }
-    let shape = [front, &[n]].concat();
-    // A row vector is a matrix of one row.
-    let x = if front.is_empty() { x.unsqueeze(0)? } else { x.clone() };
-    product(OP, variant, &x, w, bias, act)?.reshape(&shape)
 }
