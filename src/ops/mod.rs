@@ -21,6 +21,7 @@ pub mod scatter;
 pub mod softmax;
 pub mod sort;
 pub mod topk;
+pub(crate) mod tune;
 
 pub use act::Act;
 pub use rows::RowVariant;

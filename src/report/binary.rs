@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use serde::{Serialize, Serializer};
 
-use crate::runtime::list_devices;
+use crate::runtime::{Tune, list_devices};
 use crate::{DeviceChoice, Error, Result, Runtime, RuntimeOptions};
 
 /// Flags that every binary takes, in front of a sub-command or behind it.
@@ -34,6 +34,12 @@ pub struct CommonFlags {
     /// Time every kernel: a table at the end, and a Chrome trace in the run's folder
     #[arg(long, global = true)]
     pub profile: bool,
+    /// Try every variant of every kernel met, however long it takes, and keep what is fastest for later runs
+    #[arg(long, global = true, conflicts_with = "no_tune")]
+    pub tune: bool,
+    /// Take the default variants, neither trying others nor using what earlier runs found
+    #[arg(long, global = true)]
+    pub no_tune: bool,
     /// Print results only
     #[arg(long, global = true)]
     pub quiet: bool,
@@ -53,7 +59,12 @@ impl CommonFlags {
     /// # Errors
     /// As [`Runtime::with_options`].
     pub fn open(&self) -> Result<Runtime> {
-        let options = RuntimeOptions { profile: self.profile, ..RuntimeOptions::default() };
+        let mut options = RuntimeOptions { profile: self.profile, ..RuntimeOptions::default() };
+        if self.tune {
+            options.tune = Tune::Full;
+        } else if self.no_tune {
+            options.tune = Tune::Off;
+        }
         let runtime = Runtime::with_options(&self.device, options)?;
         if !self.quiet {
             eprintln!("{}", runtime.profile());

@@ -10,6 +10,7 @@ mod pipeline;
 mod profile;
 #[cfg(feature = "sim")]
 mod simulated;
+mod tune;
 
 pub use buffer::{Buffer, MemoryStats, Readback};
 pub use device::{
@@ -20,8 +21,11 @@ pub use kernel::{Bind, Common, INDEX, Kernel, Need};
 pub use profile::{Profile, ProfileRow, Span};
 #[cfg(feature = "sim")]
 pub use simulated::{CapturedLaunch, SimulatedDevice};
+pub use tune::{Tune, TuneSource, Tuned};
+pub(crate) use tune::{TuneEntry, TuneKey, TuneProbe, Tuning, digest};
 
 use crate::{Error, Result};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -48,8 +52,16 @@ pub struct RuntimeOptions {
     pub profile: bool,
     /// Bytes to take from the device at most.
     pub memory_limit: Option<u64>,
-    /// Keep compiled pipelines on disk where the back end can.
+    /// Keep compiled pipelines on disk where the back end can, and what tuning found.
     pub pipeline_cache: bool,
+    /// The folder of both; `None` is what the variable `LEANVISION_CACHE` says, else the platform's.
+    pub cache_folder: Option<PathBuf>,
+    /// Whether ops try out which of their variants is fastest. Off in guarded and simulated runtimes. The default is what
+    /// the variable `LEANVISION_TUNE` says, `off`, `auto` or `full`, else [`Tune::Auto`].
+    pub tune: Tune,
+    /// Time that [`Tune::Auto`] takes at most, in this runtime; what does not fit takes the defaults and is tried by later
+    /// runs. The default, 0.75 s, leaves a first result on a cold cache within 2 s.
+    pub tune_budget: Duration,
 }
 
 impl Default for RuntimeOptions {
@@ -61,6 +73,9 @@ impl Default for RuntimeOptions {
             profile: false,
             memory_limit: None,
             pipeline_cache: true,
+            cache_folder: None,
+            tune: Tune::from_environment(),
+            tune_budget: Duration::from_millis(750),
         }
     }
 }
@@ -86,6 +101,7 @@ pub(crate) struct Inner {
     pool: Mutex<buffer::Pool>,
     pipelines: pipeline::Pipelines,
     recorder: Mutex<dispatch::Recorder>,
+    tuner: tune::Tuner,
     n_nodes: AtomicU64,
     /// What runs the kernels of a simulated runtime in the device's place.
     #[cfg(feature = "sim")]
@@ -208,7 +224,9 @@ impl Inner {
         if options.profile && profiler.is_none() {
             log::warn!("{}: no timestamps, so nothing is profiled", profile.name);
         }
-        let pipelines = pipeline::Pipelines::new(&device, info, options.pipeline_cache);
+        let cache = options.cache_folder.clone().or_else(pipeline::cache_folder);
+        let pipelines = pipeline::Pipelines::new(&device, info, cache.as_deref().filter(|_| options.pipeline_cache));
+        let tuner = tune::Tuner::new(&profile, &options, cache);
         Self {
             device,
             queue,
@@ -218,6 +236,7 @@ impl Inner {
             pool: Mutex::default(),
             pipelines,
             recorder: Mutex::new(dispatch::Recorder::new(profiler)),
+            tuner,
             n_nodes: AtomicU64::new(0),
             #[cfg(feature = "sim")]
             simulator: None,
@@ -269,6 +288,7 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.pipelines.save();
+        self.tuner.save();
     }
 }
 

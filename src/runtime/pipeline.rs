@@ -5,7 +5,7 @@ use super::kernel::{Bind, Kernel};
 use crate::tensor::DType;
 use crate::{Error, Result};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -49,10 +49,10 @@ struct Disk {
 const MAX_CACHE_BYTES: usize = 64 << 20;
 
 impl Pipelines {
-    pub(super) fn new(device: &wgpu::Device, info: &wgpu::AdapterInfo, use_disk: bool) -> Self {
-        let disk = (use_disk && device.features().contains(wgpu::Features::PIPELINE_CACHE))
-            .then(|| Disk::open(device, info))
-            .flatten();
+    pub(super) fn new(device: &wgpu::Device, info: &wgpu::AdapterInfo, cache: Option<&Path>) -> Self {
+        let disk = cache
+            .filter(|_| device.features().contains(wgpu::Features::PIPELINE_CACHE))
+            .and_then(|folder| Disk::open(device, info, folder));
         Self { disk, ..Self::default() }
     }
 
@@ -180,9 +180,8 @@ impl Pipelines {
 }
 
 impl Disk {
-    fn open(device: &wgpu::Device, info: &wgpu::AdapterInfo) -> Option<Self> {
-        let folder = cache_dir()?;
-        std::fs::create_dir_all(&folder).ok()?;
+    fn open(device: &wgpu::Device, info: &wgpu::AdapterInfo, folder: &Path) -> Option<Self> {
+        std::fs::create_dir_all(folder).ok()?;
         let path = folder.join(wgpu::util::pipeline_cache_key(info)?);
         let data = std::fs::read(&path).ok().filter(|data| data.len() <= MAX_CACHE_BYTES);
         #[expect(unsafe_code, reason = "wgpu marks pipeline caches from outside data unsafe")]
@@ -220,7 +219,7 @@ pub(super) fn check(inner: &Inner, kernel: &Kernel, types: &[DType], overrides: 
 }
 
 /// The user's cache folder for this crate: `LEANVISION_CACHE`, else the platform's.
-fn cache_dir() -> Option<PathBuf> {
+pub(super) fn cache_folder() -> Option<PathBuf> {
     let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     if let Some(dir) = var("LEANVISION_CACHE") {
         return Some(dir);

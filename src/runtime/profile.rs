@@ -115,6 +115,13 @@ pub(super) struct Profiler {
     done: Profile,
 }
 
+/// A point in a profile.
+#[derive(Debug)]
+pub(super) struct ProfileMark {
+    done: usize,
+    pending: usize,
+}
+
 impl Profiler {
     pub(super) fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
         let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
@@ -138,6 +145,16 @@ impl Profiler {
             pending: Vec::new(),
             done: Profile::default(),
         }
+    }
+
+    /// What was timed so far.
+    pub(super) fn mark(&self) -> ProfileMark {
+        ProfileMark { done: self.done.spans.len(), pending: self.pending.len() }
+    }
+
+    /// Drops what was timed since `mark`, all of which is done.
+    pub(super) fn forget_since(&mut self, mark: &ProfileMark) {
+        self.done.spans.truncate(mark.done + mark.pending);
     }
 
     pub(super) fn is_full(&self) -> bool {

@@ -26,3 +26,4 @@ mod scatter;
 mod softmax;
 mod sort;
 mod topk;
+mod tune;

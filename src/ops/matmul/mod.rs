@@ -1,6 +1,7 @@
 //! Matrix products: batched, over any strides, with bias and activation in the same dispatch.
 
 mod product;
+mod tuned;
 mod variant;
 
 pub use variant::{KERNELS, Variant};

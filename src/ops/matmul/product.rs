@@ -8,26 +8,27 @@ use crate::tensor::{DType, Tensor, broadcast, collapse};
 use crate::{Error, Result};
 
 /// The layouts of the shader: four elements of `b` lie along the inner axis, of `a` along the rows; nothing is known.
-const B_INNER: u32 = 1;
-const A_ROWS: u32 = 2;
-const ANY: u32 = 4;
+pub(super) const B_INNER: u32 = 1;
+pub(super) const A_ROWS: u32 = 2;
+pub(super) const ANY: u32 = 4;
 /// Loop rounds of an invocation besides those over the inner axis, at most.
 const OTHER_ROUNDS: usize = 1023;
 
 /// Partial sums that a product is cut into for speed, at most.
 const PARTIAL_SUMS: usize = 1 << 22;
 /// A product in the terms of the kernels: operands, output and numbers.
-struct Product {
-    a: Tensor,
+#[derive(Clone)]
+pub(super) struct Product {
+    pub(super) a: Tensor,
     b: Tensor,
     bias: Option<Tensor>,
-    act: Act,
+    pub(super) act: Act,
     out: Tensor,
-    params: MatmulParams,
+    pub(super) params: MatmulParams,
 }
 
 impl Product {
-    fn new(op: &'static str, a: &Tensor, b: &Tensor, bias: Option<&Tensor>, act: Act) -> Result<Self> {
+    pub(super) fn new(op: &'static str, a: &Tensor, b: &Tensor, bias: Option<&Tensor>, act: Act) -> Result<Self> {
         for other in [Some(b), bias].into_iter().flatten() {
             if !a.runtime().same(other.runtime()) {
                 return Err(Error::argument(op, "the tensors live on different devices"));
@@ -109,7 +110,7 @@ impl Product {
     }
 
     /// How the kernels may read the operands.
-    fn layout(&self) -> u32 {
+    pub(super) fn layout(&self) -> u32 {
         let p = &self.params;
         if !p.n_inner.is_multiple_of(4) || !p.n_cols.is_multiple_of(4) {
             return ANY;
@@ -135,7 +136,7 @@ impl Product {
         }
     }
 
-    fn run(self, variant: Variant) -> Result<Tensor> {
+    pub(super) fn run(self, variant: Variant) -> Result<Tensor> {
         let p = &self.params;
         if matches!(variant, Variant::Vector | Variant::VectorShared) && p.n_rows != 1 {
             if p.n_cols != 1 {
@@ -176,7 +177,7 @@ impl Product {
 
     /// Inner indices to sum at a time: all of them, or fewer where a loop would be too long and, for `speed`, where long
     /// panels of the operands would not stay in a cache or few results leave most of the adapter idle.
-    fn part(&self, variant: Variant, speed: bool) -> usize {
+    pub(super) fn part(&self, variant: Variant, speed: bool) -> usize {
         let (p, k) = (&self.params, self.params.n_inner as usize);
         let longest = (LOOP_ROUNDS - OTHER_ROUNDS) / variant.rounds_of_64() * 64;
         let n_groups = variant.groups(p.n_batch.into(), p.n_rows.into(), p.n_cols.into()).max(1) as usize;
@@ -194,7 +195,7 @@ impl Product {
     }
 
     /// Partial sums over `part` inner indices each, as more matrices of a batch, then their sum in fixed order.
-    fn run_in_parts(mut self, variant: Variant, part: usize) -> Result<Tensor> {
+    pub(super) fn run_in_parts(mut self, variant: Variant, part: usize) -> Result<Tensor> {
         if self.params.n_batch_inner != self.params.n_batch {
             self = self.side_by_side()?;
         }
@@ -248,7 +249,7 @@ impl Product {
     }
 
     /// The variant expected to be fastest, without trying.
-    fn choose(&self) -> Variant {
+    pub(super) fn choose(&self) -> Variant {
         let profile = self.a.runtime().profile();
         let (n_batch, m, n) =
             (u64::from(self.params.n_batch), u64::from(self.params.n_rows), u64::from(self.params.n_cols));
@@ -324,7 +325,7 @@ pub(super) fn product(
     act: Act,
 ) -> Result<Tensor> {
     let whole = Product::new(op, a, b, bias, act)?;
-    let chosen = variant.unwrap_or_else(|| whole.choose());
+    let chosen = variant.unwrap_or_else(|| whole.tuned());
     let part = whole.part(chosen, variant.is_none());
     if part == whole.params.n_inner as usize {
         return whole.run(chosen);
