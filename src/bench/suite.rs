@@ -12,7 +12,7 @@ use super::micro::{self, MICRO};
 use super::pipeline::{self, PIPELINE};
 use super::{By, Case, Level, SuiteFlags, kernel};
 use crate::report::{Progress, Table, number};
-use crate::runtime::{DeviceProfile, Runtime, list_devices};
+use crate::runtime::{DeviceProfile, Runtime, Tuned, list_devices};
 use crate::tensor::DType;
 use crate::{Error, Result};
 
@@ -74,6 +74,9 @@ pub struct BenchReport {
     pub skipped: Vec<Left>,
     /// What gave wrong results, or none.
     pub wrong: Vec<Left>,
+    /// Which variants the rows called `auto` chose, where tuning was on.
+    #[serde(default)]
+    pub tuned: Vec<Tuned>,
     /// What the device said when it was lost; the rows before it stand.
     pub lost: Option<String>,
     /// Time of the whole suite, in s.
@@ -144,6 +147,7 @@ pub fn run(runtime: &Runtime, flags: &SuiteFlags, quiet: bool) -> Result<BenchRe
     for row in &mut report.rows {
         row.share_of_peak = report.peaks.share(row, runtime.profile().is_software());
     }
+    report.tuned = runtime.tuning();
     report.seconds = start.elapsed().as_secs_f64();
     Ok(report)
 }
@@ -176,6 +180,7 @@ impl BenchReport {
             rows: Vec::new(),
             skipped: Vec::new(),
             wrong: Vec::new(),
+            tuned: Vec::new(),
             lost: None,
             seconds: 0.0,
         }
@@ -286,6 +291,10 @@ impl fmt::Display for BenchReport {
         let peaks: Vec<String> = self.peaks.list().into_iter().map(|(name, value)| format!("{name} {value}")).collect();
         writeln!(f, "peaks: {}", peaks.join(", "))?;
         write!(f, "{}", self.table(false))?;
+        if !self.tuned.is_empty() {
+            let faster = self.tuned.iter().filter(|tuned| tuned.variant != tuned.default).count();
+            write!(f, "\ntuned: {} kinds of problems, the default beaten in {faster}", self.tuned.len())?;
+        }
         for (title, lefts) in [("skipped", &self.skipped), ("WRONG", &self.wrong)] {
             for left in lefts {
                 write!(f, "\n{title} {left}")?;

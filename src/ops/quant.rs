@@ -14,6 +14,7 @@
 use super::act::{ACT, Act};
 use super::checks::{need_float, need_one_device};
 use super::rows::{ALONE_SIZES, alone_grid};
+use super::tune::{Question, Variants, choose, noise, rounding};
 use super::{elementwise, matmul, reduce};
 use crate::autograd::{record, refuse, wants};
 use crate::runtime::{
@@ -341,7 +342,7 @@ pub fn linear(x: &Tensor, w: &Quantized, bias: Option<&Tensor>, act: Act) -> Res
         return elementwise::activate(&linear(x, w, bias, Act::None)?, act);
     }
     let operands = Operands::new(OP, x, w, bias, act)?;
-    let variant = Variant::choose(w.runtime().profile(), operands.n_rows);
+    let variant = operands.tuned();
     let out = operands.run(variant)?;
     if !wanted {
         return Ok(out);
@@ -405,7 +406,12 @@ fn as_type(x: &Tensor, dtype: DType) -> Result<Tensor> {
     if x.dtype() == dtype { Ok(x.clone()) } else { elementwise::cast(x, dtype) }
 }
 
+impl Variants for Variant {
+    const ALL: &'static [Self] = &Self::ALL;
+}
+
 /// A product in the terms of the kernels.
+#[derive(Clone)]
 struct Operands<'a> {
     /// `[n_rows, n_inner]`, without history.
     x: Tensor,
@@ -439,6 +445,48 @@ impl<'a> Operands<'a> {
         let shape = [front, &[n_out]].concat();
         let bias = bias.map(|bias| bias.detach().contiguous()).transpose()?;
         Ok(Self { x: x.detach().reshape(&[n_rows, n_inner])?, w, bias, act, n_rows, shape })
+    }
+
+    /// The fastest variant known.
+    fn tuned(&self) -> Variant {
+        const OP: &str = "quant::linear";
+        let (runtime, dtype) = (self.w.runtime(), self.x.dtype());
+        let ([n_out, n_inner], n_rows) = (self.w.shape, self.n_rows);
+        let default = Variant::choose(runtime.profile(), n_rows);
+        if n_rows * n_out * n_inner == 0 {
+            return default;
+        }
+        let any = !n_inner.is_multiple_of(4) || !n_out.is_multiple_of(4);
+        let question = Question {
+            op: OP,
+            dtype,
+            sizes: &[("rows", n_rows), ("outputs", n_out), ("inner", n_inner)],
+            exact: &[
+                ("bits", self.w.bits.count() as usize),
+                ("row_scale", usize::from(self.w.block == Block::Row)),
+                ("any", usize::from(any)),
+                ("act", self.act.code() as usize),
+            ],
+            kernels: &[KERNELS, matmul::KERNELS],
+            plain: Variant::Plain,
+            fits: &|variant| match variant {
+                // Only ever worth it where nothing else runs.
+                Variant::Plain => false,
+                Variant::Row => n_rows <= 64,
+                Variant::Tiled => !runtime.profile().is_software(),
+                Variant::Registers | Variant::Unpacked => true,
+            },
+            run: &|variant| Ok(vec![self.clone().run(variant)?]),
+            probe: &|variant| {
+                let [n_out, n_inner] = if any { [71, 131] } else { [72, 132] };
+                let w = quantize(&noise(runtime, &[n_out, n_inner], DType::F32)?, self.w.bits, self.w.block)?;
+                let bias = self.bias.as_ref().map(|_| noise(runtime, &[n_out], dtype)).transpose()?;
+                let x = noise(runtime, &[67, n_inner], dtype)?;
+                Ok(vec![Operands::new(OP, &x, &w, bias.as_ref(), self.act)?.run(variant)?])
+            },
+            tolerance: rounding(dtype),
+        };
+        choose(runtime, default, &question)
     }
 
     fn params(&self) -> QuantParams {

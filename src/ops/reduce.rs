@@ -1,12 +1,13 @@
 //! Sums, means, variances, maxima, minima and their places, over any axes.
 //!
-//! Results repeat bit for bit on one adapter. Floats are summed in f32 in blocks, so that the error stays near that of
+//! Results repeat bit for bit on one adapter, by one variant. Floats are summed in f32 in blocks, so that the error stays near that of
 //! one rounding however long the sum; integers wrap. A NaN among the elements makes the sum, mean, variance, maximum
 //! and minimum NaN and is the place of both extremes, as in PyTorch.
 
 use super::checks::need_float;
 use super::elementwise;
 use super::rows::{ALONE_SIZES, SHARED_SIZES, alone_grid, shared_size};
+use super::tune::{Question, Variants, choose, noise, rounding};
 use crate::autograd::record;
 use crate::runtime::{
     Bind,
@@ -516,7 +517,7 @@ fn reduced(
             ReduceOp::Max | ReduceOp::Min => Err(nothing(name, x, axes)),
         };
     }
-    let variant = variant.unwrap_or_else(|| ReduceVariant::choose(runtime, n));
+    let variant = variant.unwrap_or_else(|| tuned(&layout, op, x, axes));
     let pass = |code, divisor| Pass { code, center: None, divisor, out: x.dtype() };
     let out = match op {
         ReduceOp::Sum => run(variant, &layout, pass(SUM, 1.0))?,
@@ -530,6 +531,53 @@ fn reduced(
         }
     };
     out.reshape(&layout.shape)
+}
+
+/// The fastest variant known for a reduction of `x` over `axes`, of which there is at least one element each.
+fn tuned(layout: &Layout, op: ReduceOp, x: &Tensor, axes: &[usize]) -> ReduceVariant {
+    let (runtime, dtype, n) = (x.runtime(), x.dtype(), layout.n_reduced);
+    let default = ReduceVariant::choose(runtime, n);
+    if !runtime.tunes() {
+        return default;
+    }
+    let (rows, cols) = (layout.is_rows(), layout.as_cols());
+    let (lies, inner) = if rows { (0, 1) } else { (1, cols.map_or(0, |(_, inner)| inner)) };
+    if inner == 0 {
+        // All give way to the same one.
+        return default;
+    }
+    let fours = if rows { n } else { inner }.is_multiple_of(4);
+    let long = shared_size(n) > shared_size(0);
+    let question = Question {
+        op: op.name(),
+        dtype,
+        sizes: &[("results", layout.n_out), ("each", n), ("inner", inner)],
+        exact: &[("columns", lies), ("fours", usize::from(fours)), ("long", usize::from(long))],
+        kernels: &[KERNELS],
+        plain: ReduceVariant::Strided,
+        fits: &|variant| match variant {
+            ReduceVariant::Strided => lies == 1 && fours,
+            ReduceVariant::Vec4 => fours || lies == 1,
+            ReduceVariant::Group => rows,
+            ReduceVariant::Subgroup => rows && runtime.profile().features.subgroup,
+        },
+        run: &|variant| Ok(vec![reduced(Some(variant), op, x, axes, false)?]),
+        probe: &|variant| {
+            let each = [131, 132, 1031, 1032][2 * usize::from(long) + usize::from(fours)];
+            let (shape, axis) = match (rows, fours) {
+                (true, _) => ([1, 37, each], 2),
+                (false, true) => ([3, 131, 12], 1),
+                (false, false) => ([3, 131, 13], 1),
+            };
+            Ok(vec![reduced(Some(variant), op, &noise(runtime, &shape, dtype)?, &[axis], false)?])
+        },
+        tolerance: rounding(dtype),
+    };
+    choose(runtime, default, &question)
+}
+
+impl Variants for ReduceVariant {
+    const ALL: &'static [Self] = &Self::ALL;
 }
 
 fn nothing(op: &'static str, x: &Tensor, axes: &[usize]) -> Error {

@@ -1,6 +1,9 @@
 //! How ops over rows spread them: a row to an invocation, or a row to a workgroup.
 
-use crate::runtime::{DeviceProfile, Runtime};
+use super::tune::{Question, Variants, choose, rounding};
+use crate::Result;
+use crate::runtime::{DeviceProfile, Kernel, Runtime};
+use crate::tensor::{DType, Tensor};
 
 /// Sizes in use of workgroups whose invocations work alone. Small ones give a software adapter's few cores equal shares.
 pub(crate) const ALONE_SIZES: &[u32] = &[16, 64];
@@ -16,6 +19,60 @@ pub enum RowVariant {
     Group,
     /// One workgroup, its subgroups joined first: needs subgroup operations, of any size.
     Subgroup,
+}
+
+impl Variants for RowVariant {
+    const ALL: &'static [Self] = &Self::ALL;
+}
+
+/// An op over rows that may be tried: see [`Question`].
+pub(crate) struct RowTrial<'a> {
+    pub(crate) op: &'static str,
+    pub(crate) dtype: DType,
+    pub(crate) n_rows: usize,
+    pub(crate) n_cols: usize,
+    /// Loop rounds of an invocation on its own.
+    pub(crate) alone: usize,
+    /// What else its kernels are compiled for.
+    pub(crate) exact: u32,
+    /// Whether it has a variant for subgroups; else the one for workgroups stands for both.
+    pub(crate) subgroups: bool,
+    pub(crate) kernels: &'static [Kernel],
+    pub(crate) run: &'a dyn Fn(RowVariant) -> Result<Vec<Tensor>>,
+    /// Runs this many rows of this many columns.
+    pub(crate) probe: &'a dyn Fn(RowVariant, [usize; 2]) -> Result<Vec<Tensor>>,
+}
+
+impl RowTrial<'_> {
+    /// The fastest variant known.
+    pub(crate) fn choose(&self, runtime: &Runtime) -> RowVariant {
+        let profile = runtime.profile();
+        let default = match RowVariant::choose_within(profile, self.n_cols, self.alone) {
+            RowVariant::Subgroup if !self.subgroups => RowVariant::Group,
+            other => other,
+        };
+        let fours = self.n_cols.is_multiple_of(4);
+        let long = shared_size(self.n_cols) > shared_size(0);
+        let question = Question {
+            op: self.op,
+            dtype: self.dtype,
+            sizes: &[("rows", self.n_rows), ("columns", self.n_cols)],
+            exact: &[("fours", usize::from(fours)), ("long", usize::from(long)), ("code", self.exact as usize)],
+            kernels: &[self.kernels],
+            plain: RowVariant::Invocation,
+            fits: &|variant| match variant {
+                RowVariant::Invocation => self.alone <= profile.loop_rounds(),
+                RowVariant::Group => true,
+                RowVariant::Subgroup => self.subgroups && variant.runs_on(profile),
+            },
+            run: self.run,
+            probe: &|variant| {
+                (self.probe)(variant, [37, [131, 132, 1031, 1032][2 * usize::from(long) + usize::from(fours)]])
+            },
+            tolerance: rounding(self.dtype),
+        };
+        choose(runtime, default, &question)
+    }
 }
 
 impl RowVariant {

@@ -3,7 +3,7 @@
 use super::checks::{need_float, need_one_device};
 use super::elementwise::minimum;
 use super::gather::index_select;
-use super::sort::{SortVariant, radix_sort};
+use super::sort::radix_sort;
 use crate::autograd::record;
 use crate::runtime::{
     Bind::{self, Read, Write},
@@ -93,7 +93,7 @@ fn scattered(x: &Tensor, axis: usize, ids: &Tensor, n_axis: usize) -> Result<Ten
     let last = Tensor::from_slice(runtime, &[(n_axis - 1) as u32], &[1])?;
     let bits = usize::BITS - (n_axis - 1).leading_zeros();
     let keys = minimum(ids, &last)?;
-    let (keys, order) = radix_sort(SortVariant::of(runtime), &keys, None, 0..bits.max(1), false)?;
+    let (keys, order) = radix_sort(None, &keys, None, 0..bits.max(1), false)?;
     let n_outer: usize = shape[..axis].iter().product();
     let n_inner: usize = shape[axis + 1..].iter().product();
     let chunk_log2 = chunk_log2(n_ids);

@@ -5,7 +5,8 @@
 //! -infinity has no softmax: what comes out is NaN or uniform, by adapter.
 
 use super::checks::{need_float, need_one_device};
-use super::rows::{ALONE_SIZES, RowVariant, SHARED_SIZES, alone_grid};
+use super::rows::{ALONE_SIZES, RowTrial, RowVariant, SHARED_SIZES, alone_grid};
+use super::tune::noise;
 use super::{elementwise, reduce};
 use crate::autograd::record;
 use crate::runtime::{
@@ -114,7 +115,23 @@ fn mapped_back(code: u32, variant: Option<RowVariant>, out: &Tensor, d: &Tensor)
     let n_cols = out.shape()[out.rank() - 1];
     let n_rows = out.len() / n_cols;
     let alone = if n_cols.is_multiple_of(4) { 3 * n_cols / 8 + 8 } else { 2 * n_cols + 8 };
-    let variant = variant.unwrap_or_else(|| RowVariant::choose_within(runtime.profile(), n_cols, alone));
+    let back = |variant, out: &Tensor, d: &Tensor| Ok(vec![mapped_back(code, Some(variant), out, d)?]);
+    let trial = RowTrial {
+        op: "softmax_bwd",
+        dtype: out.dtype(),
+        n_rows,
+        n_cols,
+        alone,
+        exact: code,
+        subgroups: false,
+        kernels: KERNELS,
+        run: &|variant| back(variant, out, &d),
+        probe: &|variant, shape| {
+            let x = noise(runtime, &shape, out.dtype())?;
+            back(variant, &x, &x)
+        },
+    };
+    let variant = variant.unwrap_or_else(|| trial.choose(runtime));
     let kernel = match variant {
         RowVariant::Invocation if n_cols.is_multiple_of(4) => &SOFTMAX_VEC4_BWD,
         RowVariant::Invocation => &SOFTMAX_ROWS_BWD,
@@ -144,7 +161,20 @@ fn mapped(op: &'static str, code: u32, variant: Option<RowVariant>, x: &Tensor) 
     let runtime = x.runtime();
     // A row is read twice, sixteen at a time; in fours or not, one row or up to four are an invocation's.
     let alone = if n_cols.is_multiple_of(4) { n_cols / 8 + 16 } else { n_rows.min(4) * (n_cols / 8 + 16) };
-    let variant = variant.unwrap_or_else(|| RowVariant::choose_within(runtime.profile(), n_cols, alone));
+    let by = |variant, x: &Tensor| Ok(vec![mapped(op, code, Some(variant), x)?]);
+    let trial = RowTrial {
+        op: "softmax",
+        dtype: x.dtype(),
+        n_rows,
+        n_cols,
+        alone,
+        exact: code,
+        subgroups: true,
+        kernels: KERNELS,
+        run: &|variant| by(variant, &x),
+        probe: &|variant, shape| by(variant, &noise(runtime, &shape, x.dtype())?),
+    };
+    let variant = variant.unwrap_or_else(|| trial.choose(runtime));
     let (kernel, n_threads) = match variant {
         RowVariant::Invocation if n_cols.is_multiple_of(4) => (&SOFTMAX_VEC4_FWD, n_rows),
         RowVariant::Invocation => (&SOFTMAX_ROWS_FWD, n_rows.div_ceil(4)),
@@ -219,7 +249,24 @@ fn loss(
         return Ok(out);
     }
     let alone = n_cols / 16 + 8;
-    let variant = variant.unwrap_or_else(|| RowVariant::choose_within(runtime.profile(), n_cols, alone));
+    let by = |variant, x: &Tensor, labels: Option<&Tensor>| Ok(vec![loss(op, Some(variant), x, labels, smoothing)?]);
+    let trial = RowTrial {
+        op: "cross_entropy",
+        dtype: x.dtype(),
+        n_rows,
+        n_cols,
+        alone,
+        exact: u32::from(labels.is_some()),
+        subgroups: true,
+        kernels: KERNELS,
+        run: &|variant| by(variant, &x, labels),
+        probe: &|variant, shape| {
+            // Past the last class most of them, which counts as the last.
+            let classes = labels.map(|_| noise(runtime, &shape[..1], DType::U32)).transpose()?;
+            by(variant, &noise(runtime, &shape, x.dtype())?, classes.as_ref())
+        },
+    };
+    let variant = variant.unwrap_or_else(|| trial.choose(runtime));
     let kernel = match variant {
         RowVariant::Invocation => &LOSS_ROWS_FWD,
         RowVariant::Group => &LOSS_GROUP_FWD,

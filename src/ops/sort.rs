@@ -3,6 +3,7 @@
 //! No workgroup waits for another, and nothing depends on the order in which workgroups run, so the results are the same in
 //! every run.
 
+use super::tune::{Question, Variants, choose, noise, rounding};
 use crate::autograd::refuse;
 use crate::runtime::{
     Bind::{self, Read, Write},
@@ -107,12 +108,60 @@ pub enum SortVariant {
     Groups,
 }
 
+impl Variants for SortVariant {
+    const ALL: &'static [Self] = &Self::ALL;
+}
+
 impl SortVariant {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Lanes, Self::Groups];
 
     pub(crate) fn of(runtime: &Runtime) -> Self {
         if runtime.profile().is_software() { Self::Lanes } else { Self::Groups }
+    }
+
+    /// The fastest known for a scan of `x`.
+    fn of_scan(x: &Tensor, inclusive: bool, flags: bool) -> Self {
+        let (runtime, dtype) = (x.runtime(), x.dtype());
+        let scan = |variant, x: &Tensor| Ok(vec![scan_any(variant, x, inclusive, flags)?]);
+        let question = Question {
+            op: "scan",
+            dtype,
+            sizes: &[("n", x.len())],
+            exact: &[("inclusive", usize::from(inclusive)), ("flags", usize::from(flags))],
+            kernels: &[KERNELS],
+            plain: Self::Lanes,
+            fits: &|_| true,
+            run: &|variant| scan(variant, x),
+            probe: &|variant| scan(variant, &noise(runtime, &[9001], dtype)?),
+            tolerance: rounding(dtype),
+        };
+        choose(runtime, Self::of(runtime), &question)
+    }
+
+    /// The fastest known for a sort.
+    fn of_sort(keys: &Tensor, values: Option<&Tensor>, bits: &Range<u32>, descending: bool) -> Self {
+        let runtime = keys.runtime();
+        let sort = |variant, keys: &Tensor, values: Option<&Tensor>, bits: Range<u32>| {
+            radix_sort(Some(variant), keys, values, bits, descending).map(|(keys, values)| vec![keys, values])
+        };
+        let question = Question {
+            op: "sort",
+            dtype: keys.dtype(),
+            sizes: &[("n", keys.len())],
+            exact: &[("bits", bits.len()), ("values", usize::from(values.is_some()))],
+            kernels: &[KERNELS],
+            plain: Self::Lanes,
+            fits: &|_| true,
+            run: &|variant| sort(variant, keys, values, bits.clone()),
+            probe: &|variant| {
+                let keys = noise(runtime, &[9001], keys.dtype())?;
+                let values = values.map(|_| noise(runtime, &[9001], DType::U32)).transpose()?;
+                sort(variant, &keys, values.as_ref(), bits.clone())
+            },
+            tolerance: 0.0,
+        };
+        choose(runtime, Self::of(runtime), &question)
     }
 
     /// Workgroups that make up `n_units`.
@@ -139,7 +188,7 @@ fn vector(op: &'static str, name: &str, x: &Tensor, dtypes: &[DType]) -> Result<
 /// # Errors
 /// [`Error::Shape`] unless `x` has one axis, [`Error::DType`] for other types.
 pub fn exclusive_scan(x: &Tensor) -> Result<Tensor> {
-    scan_with(SortVariant::of(x.runtime()), x, false)
+    scanned(x, false)
 }
 
 /// Sums up to each element: `[n]` f32, u32 or i32 to the same, `out[i] = x[0] + .. + x[i]`.
@@ -147,7 +196,13 @@ pub fn exclusive_scan(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As [`exclusive_scan`].
 pub fn inclusive_scan(x: &Tensor) -> Result<Tensor> {
-    scan_with(SortVariant::of(x.runtime()), x, true)
+    scanned(x, true)
+}
+
+fn scanned(x: &Tensor, inclusive: bool) -> Result<Tensor> {
+    refuse("scan", &[x])?;
+    let x = vector("scan", "x", x, NUMBERS)?;
+    scan_any(SortVariant::of_scan(&x, inclusive, false), &x, inclusive, false)
 }
 
 /// [`exclusive_scan`] or [`inclusive_scan`] in one variant, for tests and benchmarks.
@@ -210,7 +265,8 @@ fn scan_any(variant: SortVariant, x: &Tensor, inclusive: bool, flags: bool) -> R
 /// # Errors
 /// [`Error::Shape`] unless `flags` has one axis, [`Error::DType`] unless it is u32.
 pub fn compact(flags: &Tensor) -> Result<(Tensor, Tensor)> {
-    compact_with(SortVariant::of(flags.runtime()), flags)
+    let flags = vector("compact", "flags", flags, COUNTED)?;
+    compact_with(SortVariant::of_scan(&flags, false, true), &flags)
 }
 
 /// [`compact`] in one variant, for tests and benchmarks.
@@ -245,7 +301,7 @@ pub fn compact_with(variant: SortVariant, flags: &Tensor) -> Result<(Tensor, Ten
 /// [`Error::Shape`] unless both have one axis of the same size, [`Error::DType`] unless the keys are u32 and the values
 /// have 4 bytes, [`Error::Argument`] unless `bits` lies in 0..32 and is not empty.
 pub fn sort_pairs(keys: &Tensor, values: &Tensor, bits: Range<u32>) -> Result<(Tensor, Tensor)> {
-    sort_pairs_with(SortVariant::of(keys.runtime()), keys, values, bits)
+    pairs(None, keys, values, bits)
 }
 
 /// [`sort_pairs`] in one variant, for tests and benchmarks.
@@ -258,6 +314,10 @@ pub fn sort_pairs_with(
     values: &Tensor,
     bits: Range<u32>,
 ) -> Result<(Tensor, Tensor)> {
+    pairs(Some(variant), keys, values, bits)
+}
+
+fn pairs(variant: Option<SortVariant>, keys: &Tensor, values: &Tensor, bits: Range<u32>) -> Result<(Tensor, Tensor)> {
     const OP: &str = "sort_pairs";
     refuse(OP, &[values])?;
     check(OP, &[("keys", keys, "n"), ("values", values, "n")])?;
@@ -279,7 +339,8 @@ pub fn sort_pairs_with(
 /// # Errors
 /// [`Error::Shape`] unless `x` has one axis, [`Error::DType`] for other types.
 pub fn sort(x: &Tensor, descending: bool) -> Result<(Tensor, Tensor)> {
-    sort_with(SortVariant::of(x.runtime()), x, descending)
+    refuse("sort", &[x])?;
+    radix_sort(None, &vector("sort", "x", x, NUMBERS)?, None, 0..32, descending)
 }
 
 /// [`sort()`] in one variant, for tests and benchmarks.
@@ -288,7 +349,7 @@ pub fn sort(x: &Tensor, descending: bool) -> Result<(Tensor, Tensor)> {
 /// As [`sort()`].
 pub fn sort_with(variant: SortVariant, x: &Tensor, descending: bool) -> Result<(Tensor, Tensor)> {
     refuse("sort", &[x])?;
-    radix_sort(variant, &vector("sort", "x", x, NUMBERS)?, None, 0..32, descending)
+    radix_sort(Some(variant), &vector("sort", "x", x, NUMBERS)?, None, 0..32, descending)
 }
 
 /// The indices that put numbers in order: f32, u32 or i32 `[n]` to u32 `[n]`; see [`sort()`].
@@ -299,9 +360,9 @@ pub fn argsort(x: &Tensor, descending: bool) -> Result<Tensor> {
     Ok(sort(&x.detach(), descending)?.1)
 }
 
-/// Sorts contiguous keys of any type; without values, the values are the indices.
+/// Sorts contiguous keys of any type; without values, the values are the indices. Without a variant, by the fastest known.
 pub(crate) fn radix_sort(
-    variant: SortVariant,
+    variant: Option<SortVariant>,
     keys: &Tensor,
     values: Option<&Tensor>,
     bits: Range<u32>,
@@ -309,6 +370,7 @@ pub(crate) fn radix_sort(
 ) -> Result<(Tensor, Tensor)> {
     let runtime = keys.runtime();
     let n = keys.len();
+    let variant = variant.unwrap_or_else(|| SortVariant::of_sort(keys, values, &bits, descending));
     let (unit, digit_bits, count_kernel, move_kernel) = match variant {
         SortVariant::Lanes => {
             ((n / 512).next_multiple_of(4).clamp(1024, 4096), 8, &RADIX_COUNT_LANES_FWD, &RADIX_MOVE_LANES_FWD)

@@ -3,6 +3,7 @@
 use super::elementwise::add;
 use super::scatter::scatter_add;
 use super::sort::{ORDER, SCAN, SortVariant, argsort, radix_sort};
+use super::tune::{Question, Variants, choose, noise};
 use crate::autograd::{record, refuse};
 use crate::runtime::{
     Bind::{self, Read, Write},
@@ -108,9 +109,7 @@ impl TopkVariant {
 /// # Errors
 /// [`Error::Shape`] if `x` has no axis, [`Error::Argument`] if `k > n` or `k > 4096`, [`Error::DType`] unless `x` is a float tensor.
 pub fn topk(x: &Tensor, k: usize, largest: bool) -> Result<(Tensor, Tensor)> {
-    let units = SortVariant::of(x.runtime());
-    let variant = if k <= LIST_MAX { TopkVariant::Lists(units) } else { TopkVariant::Select(units) };
-    let (values, ids) = topk_with(variant, &x.detach(), k, largest)?;
+    let (values, ids) = topk_with(tuned(&x.detach(), k, largest), &x.detach(), k, largest)?;
     let (shape, places) = (x.shape().to_vec(), ids.clone());
     let values = record("topk", values, [x], move |d, _| {
         let n = shape.last().copied().unwrap_or(0);
@@ -122,6 +121,36 @@ pub fn topk(x: &Tensor, k: usize, largest: bool) -> Result<(Tensor, Tensor)> {
         Ok([Some(scatter_add(&d.reshape(&[d.len()])?, 0, &places, n_all)?.reshape(&shape)?)])
     });
     Ok((values, ids))
+}
+
+/// The fastest variant known.
+fn tuned(x: &Tensor, k: usize, largest: bool) -> TopkVariant {
+    let (runtime, dtype) = (x.runtime(), x.dtype());
+    let units = SortVariant::of(runtime);
+    let default = if k <= LIST_MAX { TopkVariant::Lists(units) } else { TopkVariant::Select(units) };
+    let n = x.shape().last().copied().unwrap_or(0);
+    if k == 0 || k > n.min(SELECT_MAX) || x.is_empty() || !dtype.is_float() {
+        return default;
+    }
+    let both = |variant, x: &Tensor| topk_with(variant, x, k, largest).map(|(values, ids)| vec![values, ids]);
+    let question = Question {
+        op: "topk",
+        dtype,
+        sizes: &[("rows", x.len() / n), ("columns", n), ("k", k)],
+        exact: &[("nodes", if k <= LIST_MAX { k.div_ceil(4) } else { 0 })],
+        kernels: &[KERNELS, super::sort::KERNELS],
+        // Lists are not for every k.
+        plain: TopkVariant::Select(SortVariant::Lanes),
+        fits: &|variant| k <= LIST_MAX || matches!(variant, TopkVariant::Select(_)),
+        run: &|variant| both(variant, x),
+        probe: &|variant| both(variant, &noise(runtime, &[3, 9 * k + 1000], dtype)?),
+        tolerance: 0.0,
+    };
+    choose(runtime, default, &question)
+}
+
+impl Variants for TopkVariant {
+    const ALL: &'static [Self] = &Self::ALL;
 }
 
 /// [`topk`] in one variant, for tests and benchmarks.
@@ -275,7 +304,7 @@ impl Rows {
         let mut order = argsort(&keys, true)?;
         if self.n_rows > 1 {
             let row_bits = usize::BITS - (self.n_rows - 1).leading_zeros();
-            order = radix_sort(variant, &order, Some(&order), row_log2..row_log2 + row_bits, false)?.1;
+            order = radix_sort(Some(variant), &order, Some(&order), row_log2..row_log2 + row_bits, false)?.1;
         }
         let values = Tensor::empty(runtime, &[self.n_rows, self.k], DType::F32)?;
         let picked = Tensor::empty(runtime, &[self.n_rows, self.k], DType::U32)?;

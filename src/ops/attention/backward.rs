@@ -162,7 +162,10 @@ pub(crate) fn gradients(
     }
     let n_shared = n_heads / n_kv_heads;
     let sizes = Sizes { n_dims, n_shared, n_queries: offsets.max_len(), n_keys: kv_offsets.max_len() };
-    let variant = variant.unwrap_or_else(|| AttentionVariant::pick_backward(runtime.profile(), dtype, sizes));
+    let variant = variant.unwrap_or_else(|| {
+        let default = AttentionVariant::pick_backward(runtime.profile(), dtype, sizes);
+        super::tuned::backward(default, [q, k, v], [out, lse, d_out], (offsets, kv_offsets), options)
+    });
     let Some(kernels) = variant.backward_kernels().filter(|_| variant.takes(n_dims)) else {
         let message = format!("the {} variant has no backward pass for heads of {n_dims}", variant.name());
         return Err(Error::argument(OP, message));

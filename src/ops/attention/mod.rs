@@ -1,6 +1,7 @@
 //! Attention over packed sequences, without a stored score matrix.
 
 pub(crate) mod backward;
+mod tuned;
 
 pub use backward::attention_backward_with;
 
@@ -294,8 +295,9 @@ pub fn cross_attention_with_lse(
     options: &Attention,
 ) -> Result<(Tensor, Tensor)> {
     let n_dims = q.shape().last().copied().unwrap_or(0);
-    let variant = AttentionVariant::pick(q.runtime().profile(), q.dtype(), offsets.1.max_len(), n_dims);
+    let default = AttentionVariant::pick(q.runtime().profile(), q.dtype(), offsets.1.max_len(), n_dims);
     let qkv = [q, k, v].map(Tensor::detach);
+    let variant = tuned::forward(default, qkv.each_ref(), offsets, options);
     let (out, lse) = attention_with(variant, qkv.each_ref(), offsets, options)?;
     if !wants(&[q, k, v]) {
         return Ok((out, lse));

@@ -120,6 +120,11 @@ pub enum WeightVariant {
     Matmul,
 }
 
+impl InputVariant {
+    /// Every variant.
+    pub const ALL: &[Self] = &[Self::Plain, Self::Forward];
+}
+
 impl WeightVariant {
     /// Every variant.
     pub const ALL: &[Self] = &[Self::Plain, Self::Subgroup, Self::Window3, Self::Depthwise, Self::Tile, Self::Matmul];
@@ -153,7 +158,7 @@ impl WeightVariant {
         shape && self.kernel().runs_on(profile, &[dtype])
     }
 
-    fn choose(profile: &DeviceProfile, dtype: DType, w: [usize; 4], wo: usize, conv: &Conv2d) -> Self {
+    pub(super) fn choose(profile: &DeviceProfile, dtype: DType, w: [usize; 4], wo: usize, conv: &Conv2d) -> Self {
         let ladder = if profile.is_software() {
             [Self::Depthwise, Self::Matmul, Self::Window3, Self::Subgroup, Self::Plain]
         } else if w[3] / conv.groups.max(1) < 8 {
@@ -281,9 +286,10 @@ fn zeros(like: &Tensor, shape: [usize; 4]) -> Result<Tensor> {
 
 /// `d_x` of `shape` from row-major operands.
 pub(super) fn checked_input_gradient(d_out: &Tensor, w: &Tensor, shape: [usize; 4], conv: &Conv2d) -> Result<Tensor> {
-    match Axes::new(d_out, w, shape, conv)? {
-        Some(axes) => input_gradient_by_forward(&axes, d_out, w, shape, conv),
-        None => plain_input_gradient(d_out, w, shape, conv),
+    let Some(axes) = Axes::new(d_out, w, shape, conv)? else { return plain_input_gradient(d_out, w, shape, conv) };
+    match super::tuned::input(d_out, w, shape, conv) {
+        InputVariant::Forward => input_gradient_by_forward(&axes, d_out, w, shape, conv),
+        InputVariant::Plain => plain_input_gradient(d_out, w, shape, conv),
     }
 }
 
@@ -310,7 +316,7 @@ fn params(x: [usize; 4], w: [usize; 4], d_out: &Tensor, conv: &Conv2d) -> Result
 }
 
 /// Multiplications and additions of a convolution, and of either gradient.
-fn flops(w: [usize; 4], d_out: &Tensor) -> u64 {
+pub(super) fn flops(w: [usize; 4], d_out: &Tensor) -> u64 {
     let taps: usize = w[..3].iter().product();
     2 * (d_out.len() * taps) as u64
 }
@@ -453,7 +459,7 @@ fn remainder_gradient(
         groups: conv.groups,
     };
     let problem = Problem::bare(d_out, &turned, &conv, [n, row.size, column.size, ci])?;
-    problem.run(problem.choose())
+    problem.run(problem.tuned())
 }
 
 /// The image of `shape` whose pixels of remainders `b` of the rows and `a` of the columns lie in part `2 b + a`.
@@ -489,11 +495,11 @@ fn weave(d_out: &Tensor, shape: [usize; 4], conv: &Conv2d, parts: &[(usize, Tens
 
 /// `d_w` of shape `w` from row-major operands.
 pub(super) fn checked_weight_gradient(x: &Tensor, d_out: &Tensor, w: [usize; 4], conv: &Conv2d) -> Result<Tensor> {
-    let variant = WeightVariant::choose(x.runtime().profile(), x.dtype(), w, d_out.shape()[2], conv);
+    let variant = super::tuned::weights(x, d_out, w, conv);
     weight_gradient_by(variant, x, d_out, w, conv)
 }
 
-fn weight_gradient_by(
+pub(super) fn weight_gradient_by(
     variant: WeightVariant,
     x: &Tensor,
     d_out: &Tensor,

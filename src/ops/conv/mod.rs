@@ -2,6 +2,7 @@
 //! activation fused.
 
 mod backward;
+mod tuned;
 
 pub use backward::{
     InputVariant, KERNELS as BWD_KERNELS, WeightVariant, input_gradient, input_gradient_with, weight_gradient,
@@ -259,7 +260,7 @@ fn recorded(
     }
     let [bias_in, residual_in] = [bias, residual].map(|operand| operand.map(Tensor::detach));
     let problem = Problem::new(op, &x.detach(), &w.detach(), bias_in.as_ref(), residual_in.as_ref(), conv, act)?;
-    let out = problem.run(problem.choose())?;
+    let out = problem.run(problem.tuned())?;
     if !wanted {
         return Ok(out);
     }

@@ -1,10 +1,11 @@
 //! Gradients of norms over rows.
 
 use super::channels::{ChannelVariant, Grid};
-use super::{ALIASES, COMMONS, FLOATS, NormParams, RowNorm, SOURCE};
+use super::{ALIASES, COMMONS, FLOATS, KERNELS, NormParams, RowNorm, SOURCE};
 use crate::Result;
 use crate::ops::elementwise;
-use crate::ops::rows::{ALONE_SIZES, RowVariant, SHARED_SIZES};
+use crate::ops::rows::{ALONE_SIZES, RowTrial, RowVariant, SHARED_SIZES};
+use crate::ops::tune::noise;
 use crate::runtime::{
     Bind::{Read, Write},
     Kernel,
@@ -41,16 +42,17 @@ impl RowBackward {
     /// Gradients of `x`, and of gain and bias where wanted.
     pub(super) fn run(&self, d: &Tensor) -> Result<[Option<Tensor>; 3]> {
         let (x, d) = (self.x.contiguous()?, d.contiguous()?);
-        let (d_x, stats) = self.d_x(&x, &d)?;
+        let (d_x, stats) = self.d_x(self.variant, &x, self.gain.as_ref(), &d)?;
         let [gain, bias] = self.wanted;
         if gain.is_none() && bias.is_none() {
             return Ok([Some(d_x), None, None]);
         }
-        let mut grid = Grid::new(&x, 1, x.shape()[x.rank() - 1]);
-        if let Some(variant) = self.variant {
-            let alone = variant == RowVariant::Invocation;
-            grid.variant = if alone { ChannelVariant::Neighbours } else { ChannelVariant::Interleaved };
-        }
+        let n_cols = x.shape()[x.rank() - 1];
+        let grid = match self.variant {
+            Some(RowVariant::Invocation) => Grid::by(ChannelVariant::Neighbours, &x, 1, n_cols),
+            Some(_) => Grid::by(ChannelVariant::Interleaved, &x, 1, n_cols),
+            None => Grid::new(&x, 1, n_cols),
+        };
         let sums = grid.row_sums(&x, &stats, &d)?;
         let of = |i: usize, dtype: Option<DType>| {
             dtype.map(|dtype| elementwise::cast(&grid.row(&sums, i)?, dtype)).transpose()
@@ -59,7 +61,13 @@ impl RowBackward {
     }
 
     /// The gradient of `x`, and what normalises each row: `[n_rows, 4]`.
-    fn d_x(&self, x: &Tensor, d: &Tensor) -> Result<(Tensor, Tensor)> {
+    fn d_x(
+        &self,
+        variant: Option<RowVariant>,
+        x: &Tensor,
+        gain: Option<&Tensor>,
+        d: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
         let runtime = x.runtime();
         let n_cols = x.shape()[x.rank() - 1];
         let n_rows = x.len() / n_cols;
@@ -67,7 +75,31 @@ impl RowBackward {
         let stats = Tensor::empty(runtime, &[n_rows, 4], DType::F32)?;
         // Statistics, then the sums and the results: two at a time where rows are in fours.
         let alone = if n_cols.is_multiple_of(4) { n_cols / 3 + 32 } else { 3 * n_cols + 8 };
-        let variant = self.variant.unwrap_or_else(|| RowVariant::choose_within(runtime.profile(), n_cols, alone));
+        let by = |variant, x: &Tensor, gain: Option<&Tensor>, d: &Tensor| {
+            let (d_x, stats) = self.d_x(Some(variant), x, gain, d)?;
+            // The fourth number is anything.
+            Ok(vec![d_x, stats.slice(1, 0..3)?])
+        };
+        let trial = RowTrial {
+            op: "row_norm_bwd",
+            dtype: x.dtype(),
+            n_rows,
+            n_cols,
+            alone,
+            exact: u32::from(self.norm == RowNorm::Rms) | u32::from(gain.is_some()) << 1,
+            subgroups: false,
+            kernels: KERNELS,
+            run: &|variant| by(variant, x, gain, d),
+            probe: &|variant, shape| {
+                let x = noise(runtime, &shape, x.dtype())?;
+                let gain = gain.map(|gain| noise(runtime, &shape[1..], gain.dtype())).transpose()?;
+                // Not x itself, whose gradient is next to nothing.
+                let d =
+                    noise(runtime, &[shape[0] + 1, shape[1]], x.dtype())?.slice(0, 1..shape[0] + 1)?.contiguous()?;
+                by(variant, &x, gain.as_ref(), &d)
+            },
+        };
+        let variant = variant.unwrap_or_else(|| trial.choose(runtime));
         let kernel = match variant {
             RowVariant::Invocation if n_cols.is_multiple_of(4) => &NORM_VEC4_BWD,
             RowVariant::Invocation => &NORM_ROWS_BWD,
@@ -75,7 +107,7 @@ impl RowBackward {
         };
         let (wg_size, groups) = variant.grid(runtime, n_rows, n_cols);
         // A gain that is not there is never read, but something must be bound in its place.
-        let gain = match &self.gain {
+        let bound_gain = match gain {
             Some(gain) => elementwise::cast(gain, DType::F32)?.contiguous()?,
             None => x.clone(),
         };
@@ -85,9 +117,9 @@ impl RowBackward {
             .overrides(&[
                 ("WG_SIZE", wg_size),
                 ("OP", u32::from(self.norm == RowNorm::Rms)),
-                ("GAIN", u32::from(self.gain.is_some())),
+                ("GAIN", u32::from(gain.is_some())),
             ])
-            .bind([x, &gain, d, &d_x, &stats].map(Tensor::binding))
+            .bind([x, &bound_gain, d, &d_x, &stats].map(Tensor::binding))
             .params(&NormParams { n_rows: n_rows as u32, n_cols: n_cols as u32, eps: self.eps })
             .groups(groups)
             .rounds(variant.rounds(n_cols, alone, 9))

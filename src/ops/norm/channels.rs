@@ -3,6 +3,7 @@
 use super::{FLOATS, check_eps, check_params};
 use crate::autograd::{record, refuse};
 use crate::ops::rows::{ALONE_SIZES, SHARED_SIZES, alone_grid, shared_size};
+use crate::ops::tune::{Question, Variants, choose, noise, rounding};
 use crate::ops::{Act, act, elementwise, reduce};
 use crate::runtime::{
     Bind,
@@ -128,6 +129,10 @@ pub enum ChannelVariant {
     Interleaved,
 }
 
+impl Variants for ChannelVariant {
+    const ALL: &'static [Self] = &Self::ALL;
+}
+
 impl ChannelVariant {
     /// Both of them.
     pub const ALL: [Self; 2] = [Self::Neighbours, Self::Interleaved];
@@ -154,7 +159,7 @@ pub(super) struct Grid {
     n_samples: usize,
     n_rows: usize,
     n_cols: usize,
-    pub(super) variant: ChannelVariant,
+    variant: ChannelVariant,
 }
 
 /// How the rows of each sample are shared among invocations.
@@ -173,8 +178,42 @@ impl Blocks {
 
 impl Grid {
     pub(super) fn new(x: &Tensor, n_samples: usize, n_cols: usize) -> Self {
-        let variant = ChannelVariant::choose(x.runtime());
+        let grid = Self::by(ChannelVariant::choose(x.runtime()), x, n_samples, n_cols);
+        Self { variant: grid.tuned(x), ..grid }
+    }
+
+    pub(super) fn by(variant: ChannelVariant, x: &Tensor, n_samples: usize, n_cols: usize) -> Self {
         Self { n_samples, n_rows: x.len() / n_cols / n_samples, n_cols, variant }
+    }
+
+    /// The fastest variant known, by the moments of `x`; the other passes read it in the same order.
+    fn tuned(self, x: &Tensor) -> ChannelVariant {
+        let (runtime, dtype) = (x.runtime(), x.dtype());
+        if self.n_samples > 1 || !x.is_bindable() {
+            return self.variant;
+        }
+        let moments = |grid: Self, x: &Tensor| {
+            let sums = grid.moments(x)?;
+            // What lies between one row of sums and the next is anything.
+            Ok(vec![sums.slice(1, 0..grid.n_cols)?])
+        };
+        let question = Question {
+            op: "norm_channels",
+            dtype,
+            sizes: &[("rows", self.n_rows), ("channels", self.n_cols)],
+            exact: &[("fours", usize::from(self.is_vec4()))],
+            kernels: &[KERNELS],
+            plain: ChannelVariant::Neighbours,
+            fits: &|_| true,
+            run: &|variant| moments(Self { variant, ..self }, x),
+            probe: &|variant| {
+                let n_cols = if self.is_vec4() { 20 } else { 19 };
+                let x = noise(runtime, &[700, n_cols], dtype)?;
+                moments(Self::by(variant, &x, 1, n_cols), &x)
+            },
+            tolerance: rounding(dtype),
+        };
+        choose(runtime, self.variant, &question)
     }
 
     fn is_vec4(&self) -> bool {
@@ -479,11 +518,12 @@ pub fn batch_norm(
     if x.is_empty() {
         return Tensor::empty(x.runtime(), x.shape(), x.dtype());
     }
+    let x_in = x.detach().contiguous()?;
     let norm = ChannelNorm {
-        grid: Grid::new(x, 1, n_cols),
+        grid: Grid::new(&x_in, 1, n_cols),
         group_size: 1,
         stats: Stats::Given,
-        x: x.detach().contiguous()?,
+        x: x_in,
         mean: mean.clone(),
         var: var.clone(),
         gain: gain.detach(),
@@ -532,8 +572,10 @@ pub fn batch_norm_train_with(
         return Err(Error::shape(OP, format!("x {:?} has no element to take statistics of", x.shape())));
     }
     let x_in = x.detach().contiguous()?;
-    let mut grid = Grid::new(&x_in, 1, n_cols);
-    grid.variant = variant.unwrap_or(grid.variant);
+    let grid = match variant {
+        Some(variant) => Grid::by(variant, &x_in, 1, n_cols),
+        None => Grid::new(&x_in, 1, n_cols),
+    };
     let moments = grid.moments(&x_in)?;
     let [mean, var] = [grid.row(&moments, 0)?, grid.row(&moments, 1)?];
     let norm = ChannelNorm {

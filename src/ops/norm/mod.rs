@@ -15,7 +15,8 @@ use backward::{NORM_GROUP_BWD, NORM_ROWS_BWD, NORM_VEC4_BWD, RowBackward};
 
 use super::checks::{need_float, need_one_device};
 use super::reduce;
-use super::rows::{ALONE_SIZES, RowVariant, SHARED_SIZES};
+use super::rows::{ALONE_SIZES, RowTrial, RowVariant, SHARED_SIZES};
+use super::tune::noise;
 use crate::autograd::{record, wants};
 use crate::runtime::{
     Bind::{Read, Write},
@@ -146,7 +147,25 @@ fn normalised(
     // Statistics once or twice, four at a time where rows are in fours, then the results.
     let readings = if norm == RowNorm::Layer { 2 } else { 1 };
     let alone = if n_cols.is_multiple_of(4) { n_cols / 2 + 32 } else { (readings + 1) * n_cols + 8 };
-    let variant = variant.unwrap_or_else(|| RowVariant::choose_within(runtime.profile(), n_cols, alone));
+    let code = u32::from(norm == RowNorm::Rms) | u32::from(gain.is_some()) << 1 | u32::from(bias.is_some()) << 2;
+    let trial = RowTrial {
+        op: "row_norm",
+        dtype: x.dtype(),
+        n_rows,
+        n_cols,
+        alone,
+        exact: code,
+        subgroups: true,
+        kernels: KERNELS,
+        run: &|variant| Ok(vec![normalised(Some(variant), norm, &x, gain, bias, eps)?]),
+        probe: &|variant, shape| {
+            let x = noise(runtime, &shape, x.dtype())?;
+            let param = noise(runtime, &shape[1..], param_type)?;
+            let [gain, bias] = [gain, bias].map(|given| given.map(|_| &param));
+            Ok(vec![normalised(Some(variant), norm, &x, gain, bias, eps)?])
+        },
+    };
+    let variant = variant.unwrap_or_else(|| trial.choose(runtime));
     let (kernel, n_threads) = match variant {
         RowVariant::Invocation if n_cols.is_multiple_of(4) => (&NORM_VEC4_FWD, n_rows.div_ceil(4)),
         RowVariant::Invocation => (&NORM_ROWS_FWD, n_rows),

@@ -1,5 +1,6 @@
 //! The decision between variants, without a device: which pass their probe, which is fastest.
 
+use super::is_no_fault;
 use crate::{Error, Result};
 
 /// A candidate is out of the race once it is this much slower than the best.
@@ -55,7 +56,7 @@ pub(super) fn decide(n: usize, trial: &mut impl Trial) -> Result<Decision> {
             Ok(ms) => times.push((candidate, ms)),
             Err(error @ Error::DeviceLost(_)) => return Err(error),
             // It does not take this problem on this adapter.
-            Err(Error::Limit { .. } | Error::Feature { .. } | Error::OutOfMemory { .. } | Error::Argument { .. }) => {}
+            Err(error) if is_no_fault(&error) => {}
             Err(error) => excluded.push((candidate, error.to_string())),
         }
     }

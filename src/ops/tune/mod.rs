@@ -93,40 +93,44 @@ fn ask<V: Variants>(
     let bucket = question.bucket();
     let text = format!("{} {} {bucket}", question.op, question.dtype);
     let digest = question.digest();
-    let row = |variant: String, times, source| Tuned {
+    let row = |variant: String, times, wrong, source| Tuned {
         op: question.op.into(),
         dtype: question.dtype,
         bucket: bucket.clone(),
         variant,
         default: name(default),
         times,
+        wrong,
         source,
     };
     if let Some(entry) = tuning.earlier(&text, &digest)
         && let Some(index) = V::ALL.iter().find(|v| name(**v) == entry.variant).and_then(|v| index_of(*v))
     {
-        tuning.settle(key, index, row(entry.variant, entry.times, TuneSource::Disk), None);
+        tuning.settle(key, index, row(entry.variant, entry.times, Vec::new(), TuneSource::Disk), None);
         return Ok(Some(index));
     }
     let others = V::ALL.iter().copied().filter(|v| *v != default && (question.fits)(*v));
     let candidates: Vec<V> = std::iter::once(default).chain(others).collect();
     let mut race = Race { runtime, tuning, question, candidates: &candidates, digest: &digest, plain: None };
     let Decision { winner, times, excluded, finished } = decide(candidates.len(), &mut race)?;
+    let mut wrong = Vec::new();
     for (candidate, reason) in excluded {
         log::warn!("{text}: {:?} is left out: {reason}", candidates[candidate]);
+        wrong.push((name(candidates[candidate]), reason));
     }
     let winner = candidates[winner];
     let Some(index) = index_of(winner) else { return Ok(None) };
     let times: Vec<_> = times.into_iter().map(|(candidate, ms)| (name(candidates[candidate]), ms)).collect();
     let source = if finished { TuneSource::Tuned } else { TuneSource::Default };
     let entry = TuneEntry { digest, variant: name(winner), default: name(default), times: times.clone() };
-    tuning.settle(key, index, row(name(winner), times, source), finished.then_some((text, entry)));
+    tuning.settle(key, index, row(name(winner), times, wrong, source), finished.then_some((text, entry)));
     Ok(Some(index))
 }
 
 impl<V: Variants> Question<'_, V> {
     fn key(&self) -> TuneKey {
         let mut bucket = [0; 12];
+        debug_assert!(self.sizes.len() + self.exact.len() <= bucket.len(), "{}: too many numbers", self.op);
         let sizes = self.sizes.iter().map(|(_, size)| size.next_power_of_two().ilog2() as u8);
         let exact = self.exact.iter().map(|(_, value)| u8::try_from(*value).unwrap_or(u8::MAX));
         for (slot, value) in bucket.iter_mut().zip(sizes.chain(exact)) {
@@ -183,13 +187,16 @@ impl<V: Variants> Trial for Race<'_, V> {
             return Ok(known.wrong);
         }
         if self.plain.is_none() {
-            self.plain = Some(probe(plain)?);
+            self.plain = Some(probe(plain).map_err(|error| match error {
+                Error::DeviceLost(_) => error,
+                // Nothing to compare with, so nothing is said of the variant.
+                other => Error::argument(op, format!("the plain variant fails on the probe: {other}")),
+            })?);
         }
         let wanted = self.plain.as_deref().unwrap_or_default();
         let compared = probe(variant).and_then(|got| difference(&got, wanted, self.question.tolerance));
         let wrong = match compared {
-            // Not the variant's fault, or not for good.
-            Err(error @ (Error::DeviceLost(_) | Error::OutOfMemory { .. })) => return Err(error),
+            Err(error) if is_no_fault(&error) => return Err(error),
             Err(error) => Some(error.to_string()),
             Ok(difference) => difference,
         };
@@ -215,6 +222,18 @@ impl<V: Variants> Trial for Race<'_, V> {
     fn is_over(&self) -> bool {
         self.tuning.is_over()
     }
+}
+
+/// Whether an error says that a variant cannot run here, or not now, and not that it is broken.
+fn is_no_fault(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::DeviceLost(_)
+            | Error::OutOfMemory { .. }
+            | Error::Limit { .. }
+            | Error::Feature { .. }
+            | Error::Argument { .. }
+    )
 }
 
 /// What is wrong with results, if they differ by more than `tolerance` times the largest magnitude of those wanted.

@@ -91,6 +91,9 @@ pub struct Tuned {
     pub default: String,
     /// What was tried, and the time of one run in ms.
     pub times: Vec<(String, f64)>,
+    /// What was left out, as its result differed from the plain variant's or it failed, and how.
+    #[serde(default)]
+    pub wrong: Vec<(String, String)>,
     /// Where it came from.
     pub source: TuneSource,
 }
