@@ -16,28 +16,7 @@ override ACT: u32 = 0u;
 override LAYOUT: u32 = 0u;
 override ROWS: u32 = 8u;
 override COLS: u32 = 8u;
-const B_INNER: u32 = 1u;
-const A_ROWS: u32 = 2u;
-const ANY: u32 = 4u;
-
-struct MatmulParams {
-    n_batch: u32, n_batch_inner: u32,                 // all matrices, and those of the inner batch axis
-    n_rows: u32, n_cols: u32, n_inner: u32,
-    base_a: u32, base_b: u32,
-    stride_a_row: u32, stride_a_inner: u32, stride_b_inner: u32, stride_b_col: u32,
-    stride_a_outer_batch: u32, stride_a_inner_batch: u32, stride_b_outer_batch: u32, stride_b_inner_batch: u32,
-    bias: u32,                                        // 0: none, binding 2 is not read; 1: per column; 2: one for all
-}
 var<immediate> matmul_params: MatmulParams;
-
-// First elements of the matrices of one product.
-fn bases(batch: u32) -> vec2<u32> {
-    let p = matmul_params;
-    let outer = batch / p.n_batch_inner;
-    let inner = batch % p.n_batch_inner;
-    return vec2<u32>(p.base_a + outer * p.stride_a_outer_batch + inner * p.stride_a_inner_batch,
-                     p.base_b + outer * p.stride_b_outer_batch + inner * p.stride_b_inner_batch);
-}
 
 // ---- plain ----
 @group(0) @binding(0) var<storage, read> plain_a: array<Elem>;           // [.., n_rows, n_inner]
@@ -55,7 +34,7 @@ fn matmul_plain_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgr
     }
     let col = i % p.n_cols;
     let row = i / p.n_cols % p.n_rows;
-    let base = bases(i / p.n_cols / p.n_rows);
+    let base = matrix_bases(p, i / p.n_cols / p.n_rows);
     let a = base.x + row * p.stride_a_row;
     let b = base.y + col * p.stride_b_col;
     var sum = 0.0;
@@ -208,7 +187,7 @@ fn matmul_registers_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wo
     if batch >= p.n_batch || col >= p.n_cols {
         return;
     }
-    let base = bases(batch);
+    let base = matrix_bases(p, batch);
     var s_00 = mat4x4<f32>();
     var s_01 = mat4x4<f32>();
     var s_10 = mat4x4<f32>();
@@ -292,7 +271,7 @@ fn matmul_subgroup_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_wor
     if batch >= p.n_batch {
         return;
     }
-    let base = bases(batch);
+    let base = matrix_bases(p, batch);
     var s_00 = mat4x4<f32>();
     var s_01 = mat4x4<f32>();
     var s_10 = mat4x4<f32>();
@@ -411,7 +390,7 @@ fn matmul_tiled_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgr
     if batch >= p.n_batch {
         return;
     }
-    let base = bases(batch);
+    let base = matrix_bases(p, batch);
     let x = local % TILE_SPAN;
     let y = local / TILE_SPAN;
     var s_00 = mat4x4<f32>();
@@ -483,7 +462,7 @@ fn matmul_vector_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workg
     if batch >= p.n_batch {
         return;
     }
-    let base = bases(batch);
+    let base = matrix_bases(p, batch);
     // Neighbours lie along whichever axis of b is contiguous.
     let n_slices = WG_SIZE / QUADS;
     let along = (LAYOUT & B_INNER) != 0u;

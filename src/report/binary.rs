@@ -40,6 +40,9 @@ pub struct CommonFlags {
     /// Take the default variants, neither trying others nor using what earlier runs found
     #[arg(long, global = true)]
     pub no_tune: bool,
+    /// Use cooperative matrices (tensor cores) where the adapter has them; experimental
+    #[arg(long, global = true)]
+    pub cooperative: bool,
     /// Print results only
     #[arg(long, global = true)]
     pub quiet: bool,
@@ -65,6 +68,7 @@ impl CommonFlags {
         } else if self.no_tune {
             options.tune = Tune::Off;
         }
+        options.cooperative_matrix |= self.cooperative;
         let runtime = Runtime::with_options(&self.device, options)?;
         if !self.quiet {
             eprintln!("{}", runtime.profile());

@@ -1,5 +1,6 @@
 //! Adapter choice, and what an adapter can do as plain numbers.
 
+use super::RuntimeOptions;
 use crate::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
@@ -143,6 +144,10 @@ pub struct DeviceFeatures {
     pub timestamps: bool,
     /// Compiled pipelines can be kept on disk.
     pub pipeline_cache: bool,
+    /// Cooperative matrices (tensor cores) of 16 x 16, with f16 operands and f32 sums.
+    pub cooperative_16: bool,
+    /// Cooperative matrices of 8 x 8, with f16 operands and f32 sums.
+    pub cooperative_8: bool,
 }
 
 /// Sizes in force on a device.
@@ -167,8 +172,16 @@ pub struct DeviceLimits {
 }
 
 impl DeviceProfile {
-    pub(super) fn new(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Limits) -> Self {
+    /// `cooperative`: what [`cooperative_sizes`] says of the adapter.
+    pub(super) fn new(
+        info: &wgpu::AdapterInfo,
+        features: wgpu::Features,
+        limits: &wgpu::Limits,
+        cooperative: [bool; 2],
+    ) -> Self {
         let has = |feature| features.contains(feature);
+        let [cooperative_16, cooperative_8] =
+            cooperative.map(|usable| usable && has(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX));
         let subgroup = has(wgpu::Features::SUBGROUP);
         Self {
             name: info.name.clone(),
@@ -191,6 +204,8 @@ impl DeviceProfile {
                 immediates: has(wgpu::Features::IMMEDIATES) && limits.max_immediate_size >= super::PARAMS_BYTES,
                 timestamps: has(wgpu::Features::TIMESTAMP_QUERY),
                 pipeline_cache: has(wgpu::Features::PIPELINE_CACHE),
+                cooperative_16,
+                cooperative_8,
             },
             limits: DeviceLimits {
                 buffer_bytes: limits.max_buffer_size,
@@ -244,6 +259,8 @@ fn backend_name(backend: wgpu::Backend) -> &'static str {
 }
 
 /// The features leanvision uses where `adapter` has them, for hosts that create the device themselves.
+///
+/// Those of [`cooperative_features`] are not among them: they are experimental, and a host decides for its whole process.
 #[must_use]
 pub fn required_features(adapter: &wgpu::Adapter) -> wgpu::Features {
     adapter.features()
@@ -252,6 +269,37 @@ pub fn required_features(adapter: &wgpu::Adapter) -> wgpu::Features {
             | wgpu::Features::IMMEDIATES
             | wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::PIPELINE_CACHE)
+}
+
+/// What a host asks for besides [`required_features`] to get kernels on cooperative matrices (tensor cores): nothing
+/// where `adapter` has none that they can use.
+///
+/// wgpu hands the feature out only to a [`wgpu::DeviceDescriptor`] whose `experimental_features` are
+/// [`wgpu::ExperimentalFeatures::enabled`]. The device then goes to [`Runtime::from_adapter`](super::Runtime::from_adapter)
+/// with [`RuntimeOptions::cooperative_matrix`] set.
+#[must_use]
+pub fn cooperative_features(adapter: &wgpu::Adapter) -> wgpu::Features {
+    if cooperative_sizes(adapter) == [false; 2] {
+        return wgpu::Features::empty();
+    }
+    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+}
+
+/// Whether an adapter has cooperative matrices of 16 x 16 x 16 and of 8 x 8 x 8 with f16 operands and f32 sums.
+pub(super) fn cooperative_sizes(adapter: &wgpu::Adapter) -> [bool; 2] {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let features =
+        wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16;
+    if !adapter.features().contains(features) {
+        return [false; 2];
+    }
+    let all = adapter.cooperative_matrix_properties();
+    [16, 8].map(|size| {
+        all.iter().any(|p| {
+            [p.m_size, p.n_size, p.k_size] == [size; 3]
+                && (p.ab_type, p.cr_type, p.saturating_accumulation) == (F16, F32, false)
+        })
+    })
 }
 
 /// The limits leanvision asks of `adapter`, for hosts that create the device themselves: all it has, but at most
@@ -269,8 +317,12 @@ pub fn required_limits(adapter: &wgpu::Adapter) -> wgpu::Limits {
 /// # Errors
 /// None today; a back end that fails to start has no adapters.
 pub fn list_devices() -> Result<Vec<DeviceProfile>> {
-    let profiles = [Api::Auto, Api::Gl].into_iter().flat_map(|api| adapters(&instance(api), api));
-    Ok(profiles.map(|a| DeviceProfile::new(&a.get_info(), required_features(&a), &required_limits(&a))).collect())
+    let adapters = [Api::Auto, Api::Gl].into_iter().flat_map(|api| adapters(&instance(api), api));
+    let profile = |a: wgpu::Adapter| {
+        let features = required_features(&a) | cooperative_features(&a);
+        DeviceProfile::new(&a.get_info(), features, &required_limits(&a), cooperative_sizes(&a))
+    };
+    Ok(adapters.map(profile).collect())
 }
 
 fn instance(api: Api) -> wgpu::Instance {
@@ -330,16 +382,33 @@ fn how_to_get_one() -> &'static str {
     }
 }
 
-pub(super) fn open(adapter: &wgpu::Adapter, default_limits: bool) -> Result<(wgpu::Device, wgpu::Queue)> {
-    let (features, limits) = if default_limits {
+pub(super) fn open(adapter: &wgpu::Adapter, options: &RuntimeOptions) -> Result<(wgpu::Device, wgpu::Queue)> {
+    let (mut features, limits) = if options.default_limits {
         (wgpu::Features::empty(), wgpu::Limits::default())
     } else {
         (required_features(adapter), required_limits(adapter))
     };
+    let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
+    if options.cooperative_matrix && !options.default_limits {
+        let cooperative = cooperative_features(adapter);
+        if cooperative.is_empty() {
+            let name = adapter.get_info().name;
+            log::warn!("{name}: no cooperative matrices with f16 operands and f32 sums, going on without");
+        } else {
+            features |= cooperative;
+            #[expect(unsafe_code, reason = "wgpu marks features that it has not tried enough unsafe")]
+            // SAFETY: the user asked for it, and cooperative matrices are the one experimental feature requested. The
+            // kernels that use them load and store inside their buffers (the simulator checks each element) and are
+            // reached by whole subgroups.
+            let enabled = unsafe { wgpu::ExperimentalFeatures::enabled() };
+            experimental_features = enabled;
+        }
+    }
     let desc = wgpu::DeviceDescriptor {
         label: Some("leanvision"),
         required_features: features,
         required_limits: limits,
+        experimental_features,
         // The pool above already keeps blocks; the driver's own block allocator would keep them twice.
         memory_hints: wgpu::MemoryHints::MemoryUsage,
         ..Default::default()
@@ -357,5 +426,5 @@ pub(super) fn open_noop() -> Result<(wgpu::Device, wgpu::Queue)> {
     let adapters = pollster::block_on(wgpu::Instance::new(desc).enumerate_adapters(wgpu::Backends::NOOP));
     let adapter =
         adapters.first().ok_or_else(|| Error::NoAdapter("wgpu was built without its noop back end".into()))?;
-    open(adapter, true)
+    open(adapter, &RuntimeOptions { default_limits: true, ..RuntimeOptions::default() })
 }

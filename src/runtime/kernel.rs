@@ -22,7 +22,12 @@ pub enum Need {
     Subgroup,
     /// Subgroup operations, on adapters whose only subgroup size is this one.
     SubgroupOf(u32),
+    /// Cooperative matrices of this size with f16 operands and f32 sums, workgroups of 256 and [`COOPERATIVE_BYTES`].
+    Cooperative(u32),
 }
+
+/// Workgroup memory of kernels on cooperative matrices at most, in bytes: what every adapter that has them offers.
+pub const COOPERATIVE_BYTES: u32 = 32 << 10;
 
 /// A file of shared WGSL functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +133,17 @@ impl Kernel {
         let needs = self.needs.iter().all(|need| match need {
             Need::Subgroup => profile.features.subgroup,
             Need::SubgroupOf(size) => profile.fixed_subgroup() == Some(*size),
+            Need::Cooperative(size) => {
+                let has = match size {
+                    16 => profile.features.cooperative_16,
+                    8 => profile.features.cooperative_8,
+                    _ => false,
+                };
+                let limits = &profile.limits;
+                has && profile.features.subgroup
+                    && limits.workgroup_bytes >= COOPERATIVE_BYTES
+                    && limits.workgroup_threads.min(limits.workgroup_size_x) >= 256
+            }
         });
         needs && (profile.features.f16 || !types.contains(&DType::F16))
     }
@@ -153,6 +169,9 @@ impl Kernel {
     #[must_use]
     pub fn parts(&self, types: &[DType], uniform: bool) -> Vec<(String, Cow<'static, str>)> {
         let mut prelude = String::new();
+        if self.needs.iter().any(|need| matches!(need, Need::Cooperative(_))) {
+            prelude.push_str("enable wgpu_cooperative_matrix;\n");
+        }
         if types.contains(&DType::F16) {
             prelude.push_str("enable f16;\n");
         }

@@ -14,10 +14,11 @@ mod tune;
 
 pub use buffer::{Buffer, MemoryStats, Readback};
 pub use device::{
-    DeviceChoice, DeviceFeatures, DeviceLimits, DeviceProfile, list_devices, required_features, required_limits,
+    DeviceChoice, DeviceFeatures, DeviceLimits, DeviceProfile, cooperative_features, list_devices, required_features,
+    required_limits,
 };
 pub(crate) use dispatch::Binding;
-pub use kernel::{Bind, Common, INDEX, Kernel, Need};
+pub use kernel::{Bind, COOPERATIVE_BYTES, Common, INDEX, Kernel, Need};
 pub use profile::{Profile, ProfileRow, Span};
 #[cfg(feature = "sim")]
 pub use simulated::{CapturedLaunch, SimulatedDevice};
@@ -62,6 +63,10 @@ pub struct RuntimeOptions {
     /// Time that [`Tune::Auto`] takes at most, in this runtime; what does not fit takes the defaults and is tried by later
     /// runs. The default, 0.75 s, leaves a first result on a cold cache within 2 s.
     pub tune_budget: Duration,
+    /// Use cooperative matrices (tensor cores) where the adapter has them; without a word more than a warning where it
+    /// has none. wgpu calls them experimental: its checks do not cover them, and drivers advertise slow or wrong ones.
+    /// The default is what the variable `LEANVISION_COOPERATIVE` says, 1 or 0, else off.
+    pub cooperative_matrix: bool,
 }
 
 impl Default for RuntimeOptions {
@@ -76,6 +81,7 @@ impl Default for RuntimeOptions {
             cache_folder: None,
             tune: Tune::from_environment(),
             tune_budget: Duration::from_millis(750),
+            cooperative_matrix: std::env::var("LEANVISION_COOPERATIVE").is_ok_and(|value| value == "1"),
         }
     }
 }
@@ -123,18 +129,20 @@ impl Runtime {
     /// [`Error::NoAdapter`] if none fits, [`Error::Device`] if it gives no device.
     pub fn with_options(choice: &DeviceChoice, options: RuntimeOptions) -> Result<Self> {
         let adapter = device::choose(choice)?;
-        let (device, queue) = device::open(&adapter, options.default_limits)?;
+        let (device, queue) = device::open(&adapter, &options)?;
         let lost = Arc::new(Mutex::new(None));
         let state = Arc::clone(&lost);
         device.set_device_lost_callback(move |_, message| note(&state, &message));
         let state = Arc::clone(&lost);
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| note(&state, &error.to_string())));
-        Ok(Self(Arc::new(Inner::new(&adapter.get_info(), device, queue, options, lost))))
+        let cooperative = device::cooperative_sizes(&adapter);
+        Ok(Self(Arc::new(Inner::new(&adapter.get_info(), device, queue, options, lost, cooperative))))
     }
 
     /// Adopts a device that a host owns: no handler of it is replaced and nothing of it is destroyed.
     ///
-    /// Open it with [`required_features`] and [`required_limits`] to get the fast kernels; any device works.
+    /// Open it with [`required_features`] and [`required_limits`] to get the fast kernels; any device works. A device
+    /// does not tell the sizes of its cooperative matrices, so none are used: [`Runtime::from_adapter`] does.
     #[must_use]
     pub fn from_device(
         info: &wgpu::AdapterInfo,
@@ -142,7 +150,20 @@ impl Runtime {
         queue: wgpu::Queue,
         options: RuntimeOptions,
     ) -> Self {
-        Self(Arc::new(Inner::new(info, device, queue, options, Arc::default())))
+        Self(Arc::new(Inner::new(info, device, queue, options, Arc::default(), [false; 2])))
+    }
+
+    /// [`Runtime::from_device`] for a host that still has the adapter: where the device was opened with
+    /// [`cooperative_features`], too, and [`RuntimeOptions::cooperative_matrix`] is set, cooperative matrices are used.
+    #[must_use]
+    pub fn from_adapter(
+        adapter: &wgpu::Adapter,
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        options: RuntimeOptions,
+    ) -> Self {
+        let cooperative = device::cooperative_sizes(adapter);
+        Self(Arc::new(Inner::new(&adapter.get_info(), device, queue, options, Arc::default(), cooperative)))
     }
 
     /// The adapter, its features and limits.
@@ -216,8 +237,10 @@ impl Inner {
         queue: wgpu::Queue,
         mut options: RuntimeOptions,
         lost: Arc<Mutex<Option<String>>>,
+        cooperative: [bool; 2],
     ) -> Self {
-        let profile = DeviceProfile::new(info, device.features(), &device.limits());
+        let cooperative = cooperative.map(|usable| usable && options.cooperative_matrix);
+        let profile = DeviceProfile::new(info, device.features(), &device.limits(), cooperative);
         options.checked.get_or_insert(profile.is_software());
         let profiler =
             (options.profile && profile.features.timestamps).then(|| profile::Profiler::new(&device, &queue));

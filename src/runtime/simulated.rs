@@ -36,6 +36,8 @@ pub struct SimulatedDevice {
     pub subgroups: bool,
     /// Immediates; without them parameters go through a uniform buffer.
     pub immediates: bool,
+    /// Cooperative matrices, of both sizes.
+    pub cooperative: bool,
     /// Keep every launch with its inputs for [`Runtime::take_launches`].
     pub capture: bool,
 }
@@ -49,6 +51,7 @@ impl Default for SimulatedDevice {
             f16: true,
             subgroups: true,
             immediates: true,
+            cooperative: true,
             capture: false,
         }
     }
@@ -93,6 +96,8 @@ impl SimulatedDevice {
                 immediates: self.immediates,
                 timestamps: false,
                 pipeline_cache: false,
+                cooperative_16: self.cooperative,
+                cooperative_8: self.cooperative,
             },
             limits: DeviceLimits {
                 buffer_bytes: 1 << 30,
@@ -347,7 +352,7 @@ impl Runtime {
         let info = wgpu_device.adapter_info();
         let options =
             RuntimeOptions { guard: true, checked: Some(true), pipeline_cache: false, ..RuntimeOptions::default() };
-        let mut inner = Inner::new(&info, wgpu_device, queue, options, Arc::default());
+        let mut inner = Inner::new(&info, wgpu_device, queue, options, Arc::default(), [false; 2]);
         inner.profile = device.profile();
         let stand_in = inner.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("simulated"),

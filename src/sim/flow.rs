@@ -177,6 +177,7 @@ impl Compiler<'_> {
                     columns: columns as u32,
                     row_major: data.row_major,
                     scalar: self.scalar_of(frame, target)?,
+                    unit: self.matrix_unit(frame, data.pointer)?,
                 };
                 let (to, value) = (self.pointer(frame, data.pointer)?, self.reg(frame, target)?);
                 let stride = self.reg(frame, data.stride)?;

@@ -95,6 +95,20 @@ impl<'a> Compiler<'a> {
         scalar(inner.scalar().ok_or_else(|| format!("arithmetic on {inner:?} is not simulated"))?)
     }
 
+    /// What the stride of a cooperative load or store counts in.
+    pub(super) fn matrix_unit(&self, frame: &Frame<'_>, pointer: Handle<Expression>) -> Result<u32, String> {
+        match *self.type_of(frame, pointer) {
+            TypeInner::Pointer { base, .. } => match *self.inner(base) {
+                TypeInner::Scalar(_) => Ok(1),
+                // Elements of three lie as far apart as those of four.
+                TypeInner::Vector { size, .. } if size != naga::VectorSize::Tri => Ok(size as u32),
+                ref other => Err(format!("a cooperative matrix in {other:?}")),
+            },
+            TypeInner::ValuePointer { size: None, .. } => Ok(1),
+            ref other => Err(format!("a cooperative matrix at {other:?}")),
+        }
+    }
+
     fn count(&self, frame: &Frame<'_>, handle: Handle<Expression>) -> Result<u32, String> {
         components(self.resolved, self.type_of(frame, handle))
     }
@@ -238,7 +252,8 @@ impl<'a> Compiler<'a> {
                 let from = self.pointer(frame, data.pointer)?;
                 let stride = self.reg(frame, data.stride)?;
                 let scalar = self.scalar_of(frame, handle)?;
-                let shape = Matrix { rows: rows as u32, columns: columns as u32, row_major: data.row_major, scalar };
+                let (row_major, unit) = (data.row_major, self.matrix_unit(frame, data.pointer)?);
+                let shape = Matrix { rows: rows as u32, columns: columns as u32, row_major, scalar, unit };
                 let out = self.alloc(shape.rows * shape.columns)?;
                 self.code.uses_subgroups = true;
                 frame.push(Op::CoopLoad { out, from, stride, shape });

@@ -313,6 +313,8 @@ pub(super) struct Matrix {
     pub(super) columns: u32,
     pub(super) row_major: bool,
     pub(super) scalar: Scalar,
+    /// Elements that the stride counts in: those of the vector that the pointer points to, or 1.
+    pub(super) unit: u32,
 }
 
 /// The components of a value in memory: byte offset and type of each.

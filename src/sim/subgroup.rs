@@ -207,11 +207,12 @@ impl Wave {
             _ => 1,
         };
         let first = self.place(grid, from, lane);
+        let stride = u64::from(stride) * u64::from(shape.unit);
         let mut out = Vec::new();
         for column in 0..u64::from(shape.columns) {
             for row in 0..u64::from(shape.rows) {
                 let (along, across) = if shape.row_major { (column, row) } else { (row, column) };
-                out.push(first.map(|first| u64::from(first) + unit * (across * u64::from(stride) + along)));
+                out.push(first.map(|first| u64::from(first) + unit * (across * stride + along)));
             }
         }
         out

@@ -14,6 +14,7 @@ mod conv_bwd;
 mod elementwise;
 mod gather;
 mod matmul;
+mod matmul_coop;
 mod norm;
 mod optim;
 mod planted;

@@ -99,8 +99,8 @@ impl Row {
         self
     }
 
-    /// Runs every case on the adapter, if there is one, and the small ones on the simulated devices.
-    fn run(&self, adapter: Option<&Runtime>, simulated: &[TestRuntime], failures: &mut Vec<String>) {
+    /// Runs every case on the adapter, if there is one, and on simulated devices: the small cases, or `all` of them.
+    fn run(&self, adapter: Option<&Runtime>, simulated: &[TestRuntime], all: bool, failures: &mut Vec<String>) {
         let mut dtypes = vec![(self.dtype, self.tolerance)];
         dtypes.extend(self.f16.map(|tolerance| (DType::F16, tolerance)));
         for (seed, shapes) in self.cases.iter().enumerate() {
@@ -108,7 +108,7 @@ impl Row {
             if (short() && n > 100_000) || n > limit() {
                 continue;
             }
-            let simulated: Vec<_> = simulated.iter().filter(|runtime| runtime.takes(n)).collect();
+            let simulated: Vec<_> = simulated.iter().filter(|runtime| all || runtime.takes(n)).collect();
             for &(dtype, tolerance) in &dtypes {
                 let adapter = adapter.filter(|r| dtype != DType::F16 || r.profile().features.f16);
                 if adapter.is_none() && simulated.is_empty() {
@@ -132,7 +132,7 @@ impl Row {
                 for runtime in &simulated {
                     match self.simulate(&case, runtime, measured.as_deref(), tolerance) {
                         // What this device does not have, such as another subgroup size than a kernel is made for.
-                        Err(Fault::Refused(error @ (Error::Feature { .. } | Error::Limit { .. }))) => {
+                        Err(Fault::Refused(error @ (Error::Feature { .. } | Error::Limit { .. }))) if !all => {
                             eprintln!("{} {shapes:?} left out: {error}", self.name);
                         }
                         Err(fault) => failed(runtime, "", fault),
@@ -185,7 +185,17 @@ pub fn rows(rows: impl IntoIterator<Item = Row>) {
     let simulated = simulated::usual();
     let mut failures = Vec::new();
     for row in rows {
-        row.run(adapter.as_deref(), &simulated, &mut failures);
+        row.run(adapter.as_deref(), &simulated, false, &mut failures);
+    }
+    assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Runs every case of the rows on these simulated devices alone, which must have what they need.
+pub fn rows_on(devices: &[&str], rows: impl IntoIterator<Item = Row>) {
+    let devices: Vec<_> = devices.iter().map(|text| simulated::runtime(&simulated::device(text))).collect();
+    let mut failures = Vec::new();
+    for row in rows {
+        row.run(None, &devices, true, &mut failures);
     }
     assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
 }

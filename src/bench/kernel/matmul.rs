@@ -1,11 +1,13 @@
 use crate::Result;
 use crate::bench::{Case, Level, noise, spot};
 use crate::ops::Act;
+use crate::ops::elementwise::cast;
 use crate::ops::matmul::{Variant, linear, matmul, matmul_with};
 use crate::reference::Array;
 use crate::reference::elementwise::act as activated;
 use crate::runtime::Runtime;
 use crate::tensor::{DType, Tensor};
+use std::rc::Rc;
 
 /// `[batch, m, k]` times `[k, n]`, or times `[batch, k, n]`.
 const SHAPES: &[(usize, usize, usize, usize, bool)] = &[
@@ -25,6 +27,9 @@ const SHAPES: &[(usize, usize, usize, usize, bool)] = &[
 
 const TINY: &[(usize, usize, usize, usize, bool)] =
     &[(1, 37, 40, 36, false), (2, 17, 33, 50, true), (1, 1, 70, 100, false), (1, 100, 70, 1, false)];
+
+/// Sides of square f16 products.
+const HALVES: &[usize] = &[1024, 4096];
 
 /// `a` stored `[k, m]`, times `[k, n]`, as for the gradient of a weight: k, m, n.
 const GRADIENTS: &[(usize, usize, usize)] = &[(131_072, 16, 16), (65_536, 64, 64), (65_536, 144, 16), (8192, 192, 768)];
@@ -74,6 +79,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
             Variant::ALL.iter().copied().filter(fits).for_each(|v| add(Some(v)));
         }
     }
+    cases.extend(halves(runtime, level)?);
     let gradients = match level {
         Level::Tiny => &[(300, 16, 20)],
         Level::Quick => &GRADIENTS[..1],
@@ -104,6 +110,50 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
                 .cost(2 * (m * k * n) as u64, 4 * (m * k + k * n + m * n) as u64)
                 .tolerance(2e-4),
         );
+    }
+    Ok(cases)
+}
+
+/// Products in f16, where tensor cores may do the work.
+fn halves(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
+    let profile = runtime.profile();
+    let sides: &[usize] = match level {
+        _ if !profile.features.f16 => &[],
+        Level::Tiny => &[70],
+        Level::Quick => &HALVES[..1],
+        // Software adapters take minutes for the larger one.
+        _ if profile.is_software() => &HALVES[..1],
+        Level::Full => HALVES,
+    };
+    let mut cases = Vec::new();
+    for (i, &n) in sides.iter().enumerate() {
+        let half = |seed| -> Result<(Tensor, Array)> {
+            let (x, mut rx) = noise(runtime, &[1, n, n], seed)?;
+            rx.data.iter_mut().for_each(|v| *v = half::f16::from_f64(*v).to_f64());
+            Ok((cast(&x, DType::F16)?, rx))
+        };
+        let ((a, ra), (b, mut rb)) = (half(70 + 2 * i as u64)?, half(71 + 2 * i as u64)?);
+        rb.shape.remove(0);
+        let (b, ra, rb) = (b.reshape(&[n, n])?, Rc::new(ra), Rc::new(rb));
+        let tiled = |v: &Variant| matches!(v, Variant::Tiled64 | Variant::Tiled128) && !profile.is_software();
+        let fits =
+            |v: &&Variant| v.runs_on(profile, DType::F16) && (tiled(v) || v.is_cooperative()) && level != Level::Quick;
+        for variant in std::iter::once(None).chain(Variant::ALL.iter().filter(fits).copied().map(Some)) {
+            let (a, b, ra, rb) = (a.clone(), b.clone(), ra.clone(), rb.clone());
+            let run = move || match variant {
+                None => matmul(&a, &b),
+                Some(variant) => matmul_with(variant, &a, &b),
+            };
+            let check = move |out: &Tensor| Ok(spot(&cast(out, DType::F32)?.to_vec()?, 200, |i| element(&ra, &rb, i)));
+            cases.push(
+                Case::new("matmul/matmul", format!("{n}x{n}x{n}"), run, check)
+                    .dtype(DType::F16)
+                    .variant(variant.map_or_else(|| "auto".to_owned(), |v| format!("{v:?}").to_lowercase()))
+                    .cost(2 * (n * n * n) as u64, 3 * 2 * (n * n) as u64)
+                    // Results below 128, rounded to f16; a product left out is off by about 0.3.
+                    .tolerance(0.07),
+            );
+        }
     }
     Ok(cases)
 }

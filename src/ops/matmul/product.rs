@@ -11,11 +11,13 @@ use crate::{Error, Result};
 pub(super) const B_INNER: u32 = 1;
 pub(super) const A_ROWS: u32 = 2;
 pub(super) const ANY: u32 = 4;
+
 /// Loop rounds of an invocation besides those over the inner axis, at most.
 const OTHER_ROUNDS: usize = 1023;
 
 /// Partial sums that a product is cut into for speed, at most.
 const PARTIAL_SUMS: usize = 1 << 22;
+
 /// A product in the terms of the kernels: operands, output and numbers.
 #[derive(Clone)]
 pub(super) struct Product {
@@ -156,10 +158,11 @@ impl Product {
         };
         let overrides: Vec<_> = kernel.overrides.iter().map(values).collect();
         let (n_batch, m, n) = (u64::from(params.n_batch), u64::from(params.n_rows), u64::from(params.n_cols));
+        let types = [a.dtype(), out.dtype()];
         let bytes = ((a.len() + b.len() + out.len()) * a.dtype().bytes()) as u64;
         a.runtime()
             .launch(kernel)
-            .types(&[a.dtype()])
+            .types(if variant.is_cooperative() { &types } else { &types[..1] })
             .overrides(&overrides)
             .bind([
                 a.binding_from().0,
@@ -194,7 +197,7 @@ impl Product {
         if n_parts == 1 { k } else { k.div_ceil(n_parts).next_multiple_of(16) }
     }
 
-    /// Partial sums over `part` inner indices each, as more matrices of a batch, then their sum in fixed order.
+    /// Partial sums over `part` inner indices each, in f32, as more matrices of a batch, then their sum in fixed order.
     pub(super) fn run_in_parts(mut self, variant: Variant, part: usize) -> Result<Tensor> {
         if self.params.n_batch_inner != self.params.n_batch {
             self = self.side_by_side()?;
@@ -213,7 +216,7 @@ impl Product {
                 bias: 0,
                 ..p
             };
-            let out = Tensor::empty(a.runtime(), &[n_batch, n_parts as usize, n_results], a.dtype())?;
+            let out = Tensor::empty(a.runtime(), &[n_batch, n_parts as usize, n_results], DType::F32)?;
             let parts = Self { a: a.clone(), b: b.clone(), bias: None, act: Act::None, out, params }.run(variant)?;
             reduce::sum(&parts, &[1], false)
         };
@@ -224,10 +227,11 @@ impl Product {
             sum = elementwise::add(&sum, &sums(n_parts * part, 1, rest)?)?;
         }
         let sum = sum.reshape(out.shape())?;
-        match bias {
-            Some(bias) => elementwise::add_act(&sum, &bias, act),
+        let sum = match bias {
+            Some(bias) => elementwise::add_act(&sum, &elementwise::cast(&bias, DType::F32)?, act),
             None => elementwise::activate(&sum, act),
-        }
+        };
+        elementwise::cast(&sum?, out.dtype())
     }
 
     /// The same with copies of the operands whose batch is one axis.
@@ -255,6 +259,18 @@ impl Product {
             (u64::from(self.params.n_batch), u64::from(self.params.n_rows), u64::from(self.params.n_cols));
         if m == 1 || n == 1 {
             return if profile.is_software() { Variant::Vector } else { Variant::VectorShared };
+        }
+        let k = self.params.n_inner;
+        let cooperative = |variant: Variant| {
+            // Smaller ones are mostly zeros past the edges.
+            m.min(n).min(k.into()) >= 32 && variant.runs_on(profile, self.a.dtype())
+        };
+        if !profile.is_software() && cooperative(Variant::Cooperative16) {
+            let large = Variant::Cooperative16.groups(n_batch, m, n) >= 128;
+            return if large { Variant::Cooperative16 } else { Variant::Cooperative16Small };
+        }
+        if !profile.is_software() && cooperative(Variant::Cooperative8) {
+            return Variant::Cooperative8;
         }
         if !profile.is_software() {
             // Large tiles once they are enough to fill a large GPU.
@@ -326,11 +342,14 @@ pub(super) fn product(
 ) -> Result<Tensor> {
     let whole = Product::new(op, a, b, bias, act)?;
     let chosen = variant.unwrap_or_else(|| whole.tuned());
+    if chosen.is_cooperative() && a.dtype() != DType::F16 {
+        return Err(Error::dtype(op, format!("{} given, f16 wanted for {chosen:?}", a.dtype())));
+    }
     let part = whole.part(chosen, variant.is_none());
     if part == whole.params.n_inner as usize {
         return whole.run(chosen);
     }
-    if a.dtype() == DType::F32 {
+    if a.dtype() == DType::F32 || chosen.is_cooperative() {
         return whole.run_in_parts(chosen, part);
     }
     // Partial sums are f32.

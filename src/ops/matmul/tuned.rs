@@ -30,7 +30,16 @@ impl Product {
                 ("n", p.n_cols as usize),
                 ("k", p.n_inner as usize),
             ],
-            exact: &[("layout", layout as usize), ("vector", usize::from(vector)), ("act", self.act.code() as usize)],
+            exact: &[
+                ("layout", layout as usize),
+                ("vector", usize::from(vector)),
+                ("act", self.act.code() as usize),
+                // Another list of candidates, where they were asked for.
+                (
+                    "cooperative",
+                    usize::from(Variant::ALL.iter().any(|v| v.is_cooperative() && v.runs_on(profile, dtype))),
+                ),
+            ],
             kernels: &[KERNELS],
             plain: Variant::Plain,
             fits: &|variant| {
@@ -46,7 +55,7 @@ impl Product {
             },
             run: &|variant| {
                 let part = self.part(variant, true);
-                if part == p.n_inner as usize || dtype != DType::F32 {
+                if part == p.n_inner as usize || (dtype != DType::F32 && !variant.is_cooperative()) {
                     return Ok(vec![self.clone().run(variant)?]);
                 }
                 Ok(vec![self.clone().run_in_parts(variant, part)?])

@@ -9,7 +9,8 @@ use crate::tensor::DType;
 
 const SOURCE: &str = include_str!("../../../shaders/matmul.wgsl");
 const FAMILY: &str = "matmul";
-const COMMONS: &[Common] = &[INDEX, ACT];
+const MATMUL: Common = Common { name: "matmul", source: include_str!("../../../shaders/common/matmul.wgsl") };
+const COMMONS: &[Common] = &[INDEX, ACT, MATMUL];
 const FLOATS: &[DType] = &[DType::F32, DType::F16];
 
 #[repr(C)]
@@ -69,6 +70,31 @@ const TILED_128: [Kernel; 2] = pair!("matmul_tiled_fwd", "TILE" = 128);
 const VECTOR: [Kernel; 2] = pair!("matmul_vector_fwd", "WG_SIZE" = 8, "QUADS" = 8);
 const VECTOR_SHARED: [Kernel; 2] = pair!("matmul_vector_fwd", "WG_SIZE" = 128, "QUADS" = 8);
 
+const COOP: Common = Common { name: "coop", source: include_str!("../../../shaders/common/coop.wgsl") };
+
+/// On cooperative matrices: f16 operands, and a result in f16, or in f32 for partial sums.
+const fn coop(entry: &'static str, overrides: Overrides) -> Kernel {
+    Kernel::new("matmul_coop", entry, include_str!("../../../shaders/matmul_coop.wgsl"), &[Read, Read, Read, Write])
+        .commons(&[INDEX, ACT, MATMUL, COOP])
+        .params::<MatmulParams>()
+        .types(&["Elem", "Out"], &[&[DType::F16], FLOATS])
+        .overrides(overrides)
+}
+
+/// A kernel on matrices of a size, without and with an activation.
+macro_rules! coop_pair {
+    ($entry:literal, $tile:literal, $size:literal) => {
+        [
+            coop($entry, &[PLAIN[0], PLAIN[1], ("TILE", &[$tile])]).needs(&[Need::Cooperative($size)]),
+            coop($entry, &[WITH_ACT[0], WITH_ACT[1], ("TILE", &[$tile])]).needs(&[Need::Cooperative($size)]),
+        ]
+    };
+}
+
+const COOPERATIVE_16: [Kernel; 2] = coop_pair!("matmul_coop_16_fwd", 128, 16);
+const COOPERATIVE_16_SMALL: [Kernel; 2] = coop_pair!("matmul_coop_16_fwd", 64, 16);
+const COOPERATIVE_8: [Kernel; 2] = coop_pair!("matmul_coop_8_fwd", 64, 8);
+
 /// The kernels of this family.
 pub const KERNELS: &[Kernel] = &[
     MATMUL_PLAIN_FWD,
@@ -90,6 +116,12 @@ pub const KERNELS: &[Kernel] = &[
     VECTOR[1],
     VECTOR_SHARED[0],
     VECTOR_SHARED[1],
+    COOPERATIVE_16[0],
+    COOPERATIVE_16[1],
+    COOPERATIVE_16_SMALL[0],
+    COOPERATIVE_16_SMALL[1],
+    COOPERATIVE_8[0],
+    COOPERATIVE_8[1],
 ];
 
 /// How a product is computed; tiles are rows x columns of one invocation unless said otherwise.
@@ -117,6 +149,12 @@ pub enum Variant {
     Vector,
     /// The same with each sum shared by 16 invocations of a workgroup: GPUs.
     VectorShared,
+    /// f16, 128 x 128 of a workgroup of 256 on cooperative matrices of 16: adapters that have them, where they are asked for.
+    Cooperative16,
+    /// f16, 64 x 64 of a workgroup of 128 on cooperative matrices of 16.
+    Cooperative16Small,
+    /// f16, 64 x 64 of a workgroup of 128 on cooperative matrices of 8.
+    Cooperative8,
 }
 
 impl Variant {
@@ -132,12 +170,22 @@ impl Variant {
         Self::Tiled128,
         Self::Vector,
         Self::VectorShared,
+        Self::Cooperative16,
+        Self::Cooperative16Small,
+        Self::Cooperative8,
     ];
 
     /// Whether an adapter has what it needs for `dtype`.
     #[must_use]
     pub fn runs_on(self, profile: &DeviceProfile, dtype: DType) -> bool {
-        self.kernel(Act::None).runs_on(profile, &[dtype])
+        let kernel = self.kernel(Act::None);
+        kernel.types[0].contains(&dtype) && kernel.runs_on(profile, &[dtype])
+    }
+
+    /// Whether it uses cooperative matrices: f16 operands alone, and results in f16 or, for partial sums, f32.
+    #[must_use]
+    pub fn is_cooperative(self) -> bool {
+        matches!(self, Self::Cooperative16 | Self::Cooperative16Small | Self::Cooperative8)
     }
 
     pub(super) fn kernel(self, act: Act) -> &'static Kernel {
@@ -152,6 +200,9 @@ impl Variant {
             Self::Tiled128 => &TILED_128,
             Self::Vector => &VECTOR,
             Self::VectorShared => &VECTOR_SHARED,
+            Self::Cooperative16 => &COOPERATIVE_16,
+            Self::Cooperative16Small => &COOPERATIVE_16_SMALL,
+            Self::Cooperative8 => &COOPERATIVE_8,
         };
         &pair[usize::from(act != Act::None)]
     }
@@ -165,8 +216,8 @@ impl Variant {
             Self::Subgroup8x8 => (8, 64),
             Self::Subgroup32x4 => (32, 32),
             Self::Subgroup32x8 => (32, 64),
-            Self::Tiled64 => (64, 64),
-            Self::Tiled128 => (128, 128),
+            Self::Tiled64 | Self::Cooperative16Small | Self::Cooperative8 => (64, 64),
+            Self::Tiled128 | Self::Cooperative16 => (128, 128),
             Self::Vector | Self::VectorShared => (1, 32),
         }
     }
@@ -178,6 +229,8 @@ impl Variant {
             // 16 inner indices take one round each, staging the operands up to two, and leaving each loop one more.
             Self::Tiled64 | Self::Tiled128 => 4 * (16 + 2 + 3),
             Self::VectorShared => 1,
+            // Two panels of up to five rounds and one more, gone through up to four times by one or two large subgroups.
+            Self::Cooperative16 | Self::Cooperative16Small | Self::Cooperative8 => 4 * 2 * (5 + 1),
             _ => 16,
         }
     }

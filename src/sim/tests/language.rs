@@ -286,18 +286,22 @@ fn main(@builtin(local_invocation_index) i: u32) {
 
 #[test]
 fn cooperative_matrices_multiply() {
-    for (n, scalar) in [(8_usize, "f32"), (16, "f16"), (8, "f16"), (16, "f32")] {
+    let cases = [(8_usize, "f32"), (16, "f16"), (8, "f16"), (16, "f32")].into_iter();
+    // Strides count what the pointer points to: single elements or vectors of them.
+    for ((n, scalar), width) in cases.flat_map(|case| [1, 2, 4].map(|width| (case, width))) {
+        let element = if width == 1 { scalar.to_owned() } else { format!("vec{width}<{scalar}>") };
+        let stride = n / width;
         let enable = if scalar == "f16" { "enable f16;\n" } else { "" };
         let text = format!(
             "enable wgpu_cooperative_matrix;
 {enable}@group(0) @binding(0) var<storage, read_write> out: array<f32>;
-@group(0) @binding(1) var<storage, read> a: array<{scalar}>;
-@group(0) @binding(2) var<storage, read> b: array<{scalar}>;
+@group(0) @binding(1) var<storage, read> a: array<{element}>;
+@group(0) @binding(2) var<storage, read> b: array<{element}>;
 @compute @workgroup_size(64)
 fn main(@builtin(subgroup_id) id: u32, @builtin(num_subgroups) n: u32) {{
     if n > 1u && id != 0u {{ return; }}
-    let x = coopLoadT<coop_mat{n}x{n}<{scalar}, A>>(&a[0], {n}u);
-    let y = coopLoad<coop_mat{n}x{n}<{scalar}, B>>(&b[0], {n}u);
+    let x = coopLoadT<coop_mat{n}x{n}<{scalar}, A>>(&a[0], {stride}u);
+    let y = coopLoad<coop_mat{n}x{n}<{scalar}, B>>(&b[0], {stride}u);
     var c = coopLoadT<coop_mat{n}x{n}<f32, C>>(&out[0], {n}u);
     c = coopMultiplyAdd(x, y, c);
     coopStoreT(c, &out[0], {n}u);
