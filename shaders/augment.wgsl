@@ -3,9 +3,12 @@
 // computes four neighbouring elements of the batch, which may lie in several pixels and pictures.
 const WG_SIZE = 64u;
 
-struct ChoiceParams { n: u32, n_images: u32, n_shifts: u32, flips: u32, key_0: u32, key_1: u32, step: u32, stream: u32 }
+struct ChoiceParams {
+    n: u32, n_images: u32, n_shifts: u32, flips: u32, key_0: u32, key_1: u32, step: u32, stream: u32, has_counter: u32,
+}
 @group(0) @binding(0) var<storage, read> choice_ids: array<u32>;                       // [b]
-@group(0) @binding(1) var<storage, read_write> choice_out: array<vec4<u32>>;           // [b]: image, dy, dx, 1 where flipped
+@group(0) @binding(1) var<storage, read> choice_counter: array<u32>;                   // [1], or anything
+@group(0) @binding(2) var<storage, read_write> choice_out: array<vec4<u32>>;           // [b]: image, dy, dx, 1 where flipped
 var<immediate> choice_params: ChoiceParams;
 
 @compute @workgroup_size(WG_SIZE)
@@ -16,7 +19,8 @@ fn choice_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
     if b >= p.n {
         return;
     }
-    let words = philox4x32(vec4<u32>(b, 0u, p.step, p.stream), vec2<u32>(p.key_0, p.key_1));
+    let step = p.step + p.has_counter * choice_counter[0];
+    let words = philox4x32(vec4<u32>(b, 0u, step, p.stream), vec2<u32>(p.key_0, p.key_1));
     let dy = mul_wide(words.x, p.n_shifts).x;
     let dx = mul_wide(words.y, p.n_shifts).x;
     choice_out[b] = vec4<u32>(min(choice_ids[b], p.n_images - 1u), dy, dx, (words.z >> 31u) & p.flips);

@@ -8,7 +8,7 @@ use crate::ops::elementwise;
 use crate::ops::reduce::{mean_all, sum_all};
 use crate::ops::softmax::cross_entropy;
 use crate::reference::Array;
-use crate::runtime::Runtime;
+use crate::runtime::{Repeated, Runtime};
 use crate::{Result, Tensor};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -61,6 +61,7 @@ pub struct TrainingStep {
     statistics: Vec<Tensor>,
     arena: Arena,
     optimizer: RefCell<Optimizer>,
+    gradients: RefCell<Repeated<Tensor>>,
     lr: f64,
     images: Tensor,
     labels: Tensor,
@@ -84,6 +85,7 @@ impl TrainingStep {
         Ok(Self {
             network: model.over(&leaves, &statistics)?,
             optimizer: RefCell::new(Optimizer::new(rule, 0.0, None, &arena)?),
+            gradients: RefCell::default(),
             leaves,
             statistics,
             arena,
@@ -102,10 +104,14 @@ impl TrainingStep {
     /// # Errors
     /// [`crate::Error::DeviceLost`] if the device is gone.
     pub fn run(&self) -> Result<Tensor> {
-        let value = self.loss(&self.network)?;
-        self.arena.collect(value.backward()?, &self.leaves, false)?;
+        let gradients = || {
+            let value = self.loss(&self.network)?;
+            self.arena.collect(value.backward()?, &self.leaves, false)?;
+            Ok(value.detach())
+        };
+        let value = self.gradients.borrow_mut().run(self.images.runtime(), gradients)?;
         self.optimizer.borrow_mut().step(&self.arena, self.lr)?;
-        Ok(value.detach())
+        Ok(value)
     }
 
     /// How far the loss's change over a small step along the gradient is from what the gradient promises, relatively.

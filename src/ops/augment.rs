@@ -27,6 +27,7 @@ struct ChoiceParams {
     key_1: u32,
     step: u32,
     stream: u32,
+    has_counter: u32,
 }
 
 #[repr(C)]
@@ -39,7 +40,7 @@ struct CropParams {
     pad: u32,
 }
 
-const CHOICE_FWD: Kernel = Kernel::new("augment", "choice_fwd", SOURCE, &[Read, Write])
+const CHOICE_FWD: Kernel = Kernel::new("augment", "choice_fwd", SOURCE, &[Read, Read, Write])
     .commons(COMMONS)
     .types(&["Elem"], &[&[DType::F32]])
     .params::<ChoiceParams>();
@@ -69,12 +70,15 @@ pub struct CropFlip {
 /// normalised to `byte * scale + shift`, f32 `[c]`: `[b, h, w, c]`. As torchvision's `RandomCrop(size, padding)` and
 /// `RandomHorizontalFlip` before its normalisation.
 ///
+/// A `counter` u32 `[1]` on the device is added to the key's step: so a replayed plan draws anew.
+///
 /// # Errors
 /// [`Error::DType`] unless the types are these and `dtype` is a float type, [`Error::Shape`] if the shapes do not fit or
 /// there is no image, [`Error::Argument`] for padding past 2^30 pixels.
 pub fn crop_flip(
     images: &Tensor,
     ids: &Tensor,
+    counter: Option<&Tensor>,
     scale: &Tensor,
     shift: &Tensor,
     options: &CropFlip,
@@ -93,6 +97,12 @@ pub fn crop_flip(
     ] {
         if tensor.dtype() != wanted {
             return Err(Error::dtype(OP, format!("{name} hold {}, {wanted} wanted", tensor.dtype())));
+        }
+    }
+    if let Some(counter) = counter {
+        need_one_device(OP, images, [counter])?;
+        if (counter.dtype(), counter.len()) != (DType::U32, 1) {
+            return Err(Error::dtype(OP, format!("the counter is {counter:?}, u32 [1] wanted")));
         }
     }
     if !dtype.is_float() {
@@ -114,10 +124,11 @@ pub fn crop_flip(
         return Ok(out);
     }
     let choice = Tensor::empty(runtime, &[b, 4], DType::U32)?;
+    let counter = counter.map(Tensor::contiguous).transpose()?;
     let Key { seed, stream, step } = options.key;
     runtime
         .launch(&CHOICE_FWD)
-        .bind([ids.binding(), choice.binding()])
+        .bind([ids.binding(), counter.as_ref().map_or_else(|| ids.binding(), Tensor::binding), choice.binding()])
         .params(&ChoiceParams {
             n: b as u32,
             n_images: n as u32,
@@ -127,6 +138,7 @@ pub fn crop_flip(
             key_1: (seed >> 32) as u32,
             step,
             stream,
+            has_counter: u32::from(counter.is_some()),
         })
         .groups((b as u64).div_ceil(WG_SIZE))
         .run()?;

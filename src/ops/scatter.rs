@@ -90,7 +90,7 @@ fn scattered(x: &Tensor, axis: usize, ids: &Tensor, n_axis: usize) -> Result<Ten
         return Tensor::zeros(runtime, &shape, dtype);
     }
     let x = x.contiguous()?;
-    let last = Tensor::from_slice(runtime, &[(n_axis - 1) as u32], &[1])?;
+    let last = Tensor::constant(runtime, &[(n_axis - 1) as u32])?;
     let bits = usize::BITS - (n_axis - 1).leading_zeros();
     let keys = minimum(ids, &last)?;
     let (keys, order) = radix_sort(None, &keys, None, 0..bits.max(1), false)?;

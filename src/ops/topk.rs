@@ -116,7 +116,7 @@ pub fn topk(x: &Tensor, k: usize, largest: bool) -> Result<(Tensor, Tensor)> {
         let (n_all, n_rows) = (shape.iter().product(), d.len() / k.max(1));
         // Places counted over all rows.
         let starts: Vec<u32> = (0..n_rows).map(|row| (row * n) as u32).collect();
-        let starts = Tensor::from_slice(d.runtime(), &starts, &[n_rows, 1])?;
+        let starts = Tensor::constant(d.runtime(), &starts)?.reshape(&[n_rows, 1])?;
         let places = add(&places.reshape(&[n_rows, k])?, &starts)?.reshape(&[d.len()])?;
         Ok([Some(scatter_add(&d.reshape(&[d.len()])?, 0, &places, n_all)?.reshape(&shape)?)])
     });

@@ -1,5 +1,6 @@
 //! Device memory: a pool by size class, guard words for tests, the peak counter, read-back.
 
+use super::plan::PlanBlocks;
 use super::{Inner, Runtime};
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -21,6 +22,8 @@ const USAGE: wgpu::BufferUsages =
 pub struct Buffer {
     pub(super) raw: wgpu::Buffer,
     pub(super) id: u64,
+    /// The plan while whose recording it was made; 0 for none.
+    pub(super) plan: u64,
     /// Bytes a kernel may see: the request rounded up to 16, plus the guard.
     pub(super) bound_bytes: u64,
     /// The memory itself in a simulated runtime; `raw` then only stands for it.
@@ -50,12 +53,12 @@ impl Drop for Buffer {
             return inner.pool.lock().unwrap_or_else(PoisonError::into_inner).forget(self.class_bytes);
         }
         let free = Free { raw: self.raw.clone(), id: self.id, last_batch: self.last_batch.load(Ordering::Relaxed) };
-        inner.pool.lock().unwrap_or_else(PoisonError::into_inner).put(self.class_bytes, free);
+        inner.pool.lock().unwrap_or_else(PoisonError::into_inner).put(self.class_bytes, self.plan, free);
     }
 }
 
 #[derive(Debug)]
-struct Free {
+pub(super) struct Free {
     raw: wgpu::Buffer,
     id: u64,
     last_batch: u64,
@@ -75,16 +78,51 @@ pub struct MemoryStats {
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     free: HashMap<u64, Vec<Free>>,
+    /// Memory of plans that are being recorded or wait to be replayed.
+    plans: HashMap<u64, PlanBlocks>,
     stats: MemoryStats,
     next_id: u64,
+    next_plan: u64,
     /// Guarded runtimes: every block handed out, with where its guard starts.
     watched: Vec<(wgpu::Buffer, u64)>,
 }
 
 impl Pool {
-    fn put(&mut self, class_bytes: u64, free: Free) {
-        self.stats.used_bytes -= class_bytes;
-        self.free.entry(class_bytes).or_default().push(free);
+    fn put(&mut self, class_bytes: u64, plan: u64, free: Free) {
+        let owner = self.plans.get_mut(&plan);
+        if !owner.as_ref().is_some_and(|plan| plan.is_kept) {
+            self.stats.used_bytes -= class_bytes;
+        }
+        let lists = owner.map_or(&mut self.free, |plan| &mut plan.free);
+        lists.entry(class_bytes).or_default().push(free);
+    }
+
+    /// Room for the memory of a new plan; answers its number.
+    pub(super) fn open_plan(&mut self) -> u64 {
+        self.next_plan += 1;
+        self.plans.insert(self.next_plan, PlanBlocks::default());
+        self.next_plan
+    }
+
+    /// From here on the plan's free blocks count as used: replays write them.
+    pub(super) fn keep_plan(&mut self, id: u64) {
+        if let Some(plan) = self.plans.get_mut(&id) {
+            plan.is_kept = true;
+            self.stats.used_bytes += plan.bytes();
+            self.stats.peak_bytes = self.stats.peak_bytes.max(self.stats.used_bytes);
+        }
+    }
+
+    /// Gives the plan's free blocks to everyone; `last_batch` is the last one that used them.
+    pub(super) fn close_plan(&mut self, id: u64, last_batch: u64) {
+        let Some(plan) = self.plans.remove(&id) else { return };
+        if plan.is_kept {
+            self.stats.used_bytes -= plan.bytes();
+        }
+        for (class_bytes, blocks) in plan.free {
+            let blocks = blocks.into_iter().map(|free| Free { last_batch: free.last_batch.max(last_batch), ..free });
+            self.free.entry(class_bytes).or_default().extend(blocks);
+        }
     }
 
     /// Counts `bytes` more in a block of memory that the pool does not keep.
@@ -175,7 +213,8 @@ impl Runtime {
             return Ok(Arc::new(simulator.alloc(self, bytes, padded)));
         }
         let class_bytes = class_of(bound_bytes).min(limits.buffer_bytes);
-        let (raw, id, last_batch) = match self.take_free(class_bytes) {
+        let plan = self.recorder().recording_here().map_or(0, |recording| recording.id);
+        let (raw, id, last_batch) = match self.take_free(class_bytes, plan) {
             Some(free) => (free.raw, free.id, free.last_batch),
             None => {
                 let raw = match self.create(class_bytes) {
@@ -197,6 +236,7 @@ impl Runtime {
         let buffer = Buffer {
             raw,
             id,
+            plan,
             bound_bytes,
             #[cfg(feature = "sim")]
             memory: None,
@@ -213,12 +253,16 @@ impl Runtime {
         Ok(Arc::new(buffer))
     }
 
-    fn take_free(&self, class_bytes: u64) -> Option<Free> {
+    fn take_free(&self, class_bytes: u64, plan: u64) -> Option<Free> {
         // Guarded blocks are never used twice, so that a late stray write is still seen.
         if self.0.options.guard {
             return None;
         }
-        self.pool().free.get_mut(&class_bytes)?.pop()
+        let mut pool = self.pool();
+        match pool.plans.get_mut(&plan) {
+            Some(plan) => plan.free.get_mut(&class_bytes)?.pop(),
+            None => pool.free.get_mut(&class_bytes)?.pop(),
+        }
     }
 
     fn create(&self, class_bytes: u64) -> Result<wgpu::Buffer> {
@@ -272,6 +316,7 @@ impl Runtime {
 
     fn read_parts(&self, parts: &[(&wgpu::Buffer, u64, u64)]) -> Result<Readback> {
         self.0.check_lost()?;
+        self.refuse_in_plan("read")?;
         let bytes: u64 = parts.iter().map(|(_, _, bytes)| bytes).sum();
         let staging = self.staging(bytes);
         let mut recorder = self.recorder();
@@ -350,6 +395,7 @@ impl Runtime {
         Ok(Arc::new(Buffer {
             raw,
             id,
+            plan: 0,
             bound_bytes,
             #[cfg(feature = "sim")]
             memory: None,

@@ -3,6 +3,7 @@
 use super::buffer::Buffer;
 use super::kernel::Kernel;
 use super::pipeline::Pipeline;
+use super::plan::{Command, Recording};
 use super::profile::Profiler;
 use super::{Inner, PARAMS_BYTES, Runtime};
 use crate::tensor::DType;
@@ -76,10 +77,12 @@ impl Runtime {
         for binding in [from, to] {
             binding.buffer.last_batch.store(recorder.batch, Ordering::Relaxed);
         }
-        let encoder = recorder.encoder(inner);
-        encoder.copy_buffer_to_buffer(&from.buffer.raw, from.offset, &to.buffer.raw, to.offset, bytes);
-        recorder.bytes += 2 * bytes;
-        if inner.batch_is_long(recorder.flops, recorder.bytes) { recorder.flush(inner) } else { Ok(()) }
+        if let Some(recording) = recorder.recording_here() {
+            let place = |binding: &Binding| (binding.buffer.raw.clone(), binding.offset);
+            let command = Command::Copy { from: place(from), to: place(to), bytes };
+            recording.push(command, &[from.clone(), to.clone()]);
+        }
+        recorder.copy(inner, (&from.buffer.raw, from.offset), (&to.buffer.raw, to.offset), bytes)
     }
 }
 
@@ -159,12 +162,24 @@ impl<'a> Launch<'a> {
             .ok_or_else(|| broken(format!("{} workgroups do not fit a grid", self.groups)))?;
         #[cfg(feature = "sim")]
         if let Some(simulator) = &inner.simulator {
-            self.runtime.recorder().n_dispatches += 1;
+            self.runtime.recorder().counts.dispatches += 1;
             return simulator.launch(inner, &self, grid);
         }
         let pipeline = inner.pipelines.get(inner, self.kernel, self.types, self.overrides)?;
-        self.runtime.recorder().record(inner, &pipeline, &self, grid)
+        self.runtime.recorder().record(inner, pipeline, &self, grid)
     }
+}
+
+/// A launch as it goes to the device.
+#[derive(Debug, Clone)]
+pub(super) struct Dispatch {
+    pipeline: Arc<Pipeline>,
+    bind_group: wgpu::BindGroup,
+    params: [u8; PARAMS_BYTES as usize],
+    params_bytes: usize,
+    grid: (u32, u32),
+    flops: u64,
+    bytes: u64,
 }
 
 /// Splits `groups` over x and y so that neither passes `limit` and few are left over.
@@ -173,6 +188,17 @@ fn fold(groups: u64, limit: u32) -> Option<(u32, u32)> {
     let y = groups.div_ceil(limit);
     let x = groups.div_ceil(y.max(1));
     (y <= limit && x * y <= u64::from(u32::MAX)).then_some((x as u32, y as u32))
+}
+
+/// What a runtime has handed to its device so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Dispatches.
+    pub dispatches: u64,
+    /// Submissions.
+    pub submits: u64,
+    /// Bind groups made, each of which costs the host some microseconds; the others were used again.
+    pub bind_groups: u64,
 }
 
 type BindKey = (u64, Vec<(u64, u64, u64)>);
@@ -184,7 +210,9 @@ pub(super) struct Recorder {
     encoder: Option<wgpu::CommandEncoder>,
     bound_pipeline: Option<u64>,
     /// Number of the batch being recorded; buffers remember the last one that used them.
-    batch: u64,
+    pub(super) batch: u64,
+    /// The plan being recorded.
+    pub(super) recording: Option<Recording>,
     n_batch: u32,
     flops: u64,
     bytes: u64,
@@ -193,8 +221,7 @@ pub(super) struct Recorder {
     params_buffer: Option<wgpu::Buffer>,
     in_flight: VecDeque<wgpu::SubmissionIndex>,
     profiler: Option<Profiler>,
-    pub(super) n_dispatches: u64,
-    pub(super) n_submits: u64,
+    pub(super) counts: Counts,
 }
 
 impl Recorder {
@@ -204,6 +231,7 @@ impl Recorder {
             encoder: None,
             bound_pipeline: None,
             batch: 1,
+            recording: None,
             n_batch: 0,
             flops: 0,
             bytes: 0,
@@ -212,8 +240,7 @@ impl Recorder {
             params_buffer: None,
             in_flight: VecDeque::new(),
             profiler,
-            n_dispatches: 0,
-            n_submits: 0,
+            counts: Counts::default(),
         }
     }
 
@@ -237,24 +264,44 @@ impl Recorder {
             .get_or_insert_with(|| inner.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()))
     }
 
-    fn record(&mut self, inner: &Inner, pipeline: &Pipeline, launch: &Launch<'_>, grid: (u32, u32)) -> Result<()> {
-        let uniform = !launch.params.is_empty() && !inner.profile.features.immediates;
-        let bind_group = self.bind_group(inner, pipeline, launch, uniform);
+    /// The plan that this thread is recording.
+    pub(super) fn recording_here(&mut self) -> Option<&mut Recording> {
+        self.recording.as_mut().filter(|recording| recording.is_here())
+    }
+
+    fn record(&mut self, inner: &Inner, pipeline: Arc<Pipeline>, launch: &Launch<'_>, grid: (u32, u32)) -> Result<()> {
+        let bind_group = self.bind_group(inner, &pipeline, launch);
         for binding in &launch.bindings {
             binding.buffer.last_batch.store(self.batch, Ordering::Relaxed);
         }
+        let mut params = [0; PARAMS_BYTES as usize];
+        params[..launch.params.len()].copy_from_slice(launch.params);
+        let params_bytes = launch.params.len();
+        let (flops, bytes) = (launch.flops, launch.bytes);
+        let dispatch = Dispatch { pipeline, bind_group, params, params_bytes, grid, flops, bytes };
+        if let Some(recording) = self.recording_here() {
+            recording.push(Command::Dispatch(dispatch.clone()), &launch.bindings);
+        }
+        self.dispatch(inner, &dispatch)
+    }
+
+    /// Encodes a dispatch; submits the batch if it is full by then.
+    pub(super) fn dispatch(&mut self, inner: &Inner, dispatch: &Dispatch) -> Result<()> {
+        let Dispatch { pipeline, bind_group, .. } = dispatch;
+        let params = &dispatch.params[..dispatch.params_bytes];
+        let uniform = !params.is_empty() && !inner.profile.features.immediates;
         if let Some(mut profiler) = self.profiler.take() {
             // Timestamps sit on pass boundaries everywhere, so each dispatch gets a pass of its own.
             self.pass = None;
             self.bound_pipeline = None;
-            let writes = profiler.begin(&pipeline.label, launch.flops, launch.bytes);
+            let writes = profiler.begin(&pipeline.label, dispatch.flops, dispatch.bytes);
             let desc = wgpu::ComputePassDescriptor { label: Some(&pipeline.label), timestamp_writes: Some(writes) };
             self.pass = Some(self.open_encoder(inner).begin_compute_pass(&desc).forget_lifetime());
             self.profiler = Some(profiler);
         }
         let offset = self.params.len() as u32;
         if uniform {
-            self.params.extend_from_slice(launch.params);
+            self.params.extend_from_slice(params);
             self.params.resize((offset + PARAMS_STRIDE) as usize, 0);
         }
         if self.pass.is_none() {
@@ -267,19 +314,19 @@ impl Recorder {
                 self.bound_pipeline = Some(pipeline.id);
             }
             if uniform {
-                pass.set_bind_group(0, &bind_group, &[offset]);
+                pass.set_bind_group(0, bind_group, &[offset]);
             } else {
-                pass.set_bind_group(0, &bind_group, &[]);
-                if !launch.params.is_empty() {
-                    pass.set_immediates(0, launch.params);
+                pass.set_bind_group(0, bind_group, &[]);
+                if !params.is_empty() {
+                    pass.set_immediates(0, params);
                 }
             }
-            pass.dispatch_workgroups(grid.0, grid.1, 1);
+            pass.dispatch_workgroups(dispatch.grid.0, dispatch.grid.1, 1);
         }
         self.n_batch += 1;
-        self.n_dispatches += 1;
-        self.flops += launch.flops;
-        self.bytes += launch.bytes;
+        self.counts.dispatches += 1;
+        self.flops += dispatch.flops;
+        self.bytes += dispatch.bytes;
         let profiler_full = self.profiler.as_ref().is_some_and(Profiler::is_full);
         if self.n_batch >= MAX_BATCH || profiler_full || inner.batch_is_long(self.flops, self.bytes) {
             self.flush(inner)?;
@@ -287,13 +334,21 @@ impl Recorder {
         Ok(())
     }
 
-    fn bind_group(
+    /// Encodes a copy; submits the batch if it is long by then.
+    pub(super) fn copy(
         &mut self,
         inner: &Inner,
-        pipeline: &Pipeline,
-        launch: &Launch<'_>,
-        uniform: bool,
-    ) -> wgpu::BindGroup {
+        (from, start): (&wgpu::Buffer, u64),
+        (to, at): (&wgpu::Buffer, u64),
+        bytes: u64,
+    ) -> Result<()> {
+        self.encoder(inner).copy_buffer_to_buffer(from, start, to, at, bytes);
+        self.bytes += 2 * bytes;
+        if inner.batch_is_long(self.flops, self.bytes) { self.flush(inner) } else { Ok(()) }
+    }
+
+    fn bind_group(&mut self, inner: &Inner, pipeline: &Pipeline, launch: &Launch<'_>) -> wgpu::BindGroup {
+        let uniform = !launch.params.is_empty() && !inner.profile.features.immediates;
         if self.bind_groups.len() >= MAX_BIND_GROUPS {
             self.bind_groups.clear();
         }
@@ -313,6 +368,7 @@ impl Recorder {
         self.bind_groups
             .entry((pipeline.id, ranges))
             .or_insert_with(|| {
+                self.counts.bind_groups += 1;
                 let storage = launch.bindings.iter().map(|b| wgpu::BufferBinding {
                     buffer: &b.buffer.raw,
                     offset: b.offset,
@@ -361,7 +417,7 @@ impl Recorder {
         }
         self.in_flight.push_back(inner.queue.submit([encoder.finish()]));
         self.batch += 1;
-        self.n_submits += 1;
+        self.counts.submits += 1;
         self.n_batch = 0;
         (self.flops, self.bytes) = (0, 0);
         if let Some(profiler) = &mut self.profiler {

@@ -7,6 +7,7 @@ mod device;
 mod dispatch;
 mod kernel;
 mod pipeline;
+mod plan;
 mod profile;
 #[cfg(feature = "sim")]
 mod simulated;
@@ -18,7 +19,9 @@ pub use device::{
     required_limits,
 };
 pub(crate) use dispatch::Binding;
+pub use dispatch::Counts;
 pub use kernel::{Bind, COOPERATIVE_BYTES, Common, INDEX, Kernel, Need};
+pub use plan::{Plan, Repeated};
 pub use profile::{Profile, ProfileRow, Span};
 #[cfg(feature = "sim")]
 pub use simulated::{CapturedLaunch, SimulatedDevice};
@@ -213,11 +216,10 @@ impl Runtime {
         self.0.wait_idle()
     }
 
-    /// Dispatches and submissions recorded so far.
+    /// Dispatches, submissions and bind groups so far.
     #[must_use]
-    pub fn counts(&self) -> (u64, u64) {
-        let recorder = self.recorder();
-        (recorder.n_dispatches, recorder.n_submits)
+    pub fn counts(&self) -> Counts {
+        self.recorder().counts
     }
 
     /// A number for a recorded op, larger than all before it.

@@ -33,7 +33,8 @@ pub(super) struct Pipeline {
 
 #[derive(Debug, Default)]
 pub(super) struct Pipelines {
-    built: Mutex<HashMap<Key, Arc<Pipeline>>>,
+    /// By family and entry: looking one up allocates nothing.
+    built: Mutex<HashMap<(&'static str, &'static str), Vec<(Key, Arc<Pipeline>)>>>,
     layouts: Mutex<HashMap<(Vec<Bind>, bool), wgpu::BindGroupLayout>>,
     next_id: AtomicU64,
     disk: Option<Disk>,
@@ -63,13 +64,20 @@ impl Pipelines {
         types: &[DType],
         overrides: &[(&'static str, u32)],
     ) -> Result<Arc<Pipeline>> {
-        let key = Key::new(kernel, types, overrides);
-        if let Some(pipeline) = lock(&self.built).get(&key) {
-            return Ok(pipeline.clone());
+        let entry = (kernel.family, kernel.entry);
+        let wanted = |(key, _): &&(Key, Arc<Pipeline>)| key.types == types && key.overrides == overrides;
+        if let Some((_, pipeline)) = lock(&self.built).get(&entry).and_then(|all| all.iter().find(wanted)) {
+            return Ok(Arc::clone(pipeline));
         }
         // Built outside the lock, so that several threads can compile at once.
         let pipeline = Arc::new(self.build(inner, kernel, types, overrides)?);
-        Ok(lock(&self.built).entry(key).or_insert(pipeline).clone())
+        let mut built = lock(&self.built);
+        let all = built.entry(entry).or_default();
+        if let Some((_, first)) = all.iter().find(wanted) {
+            return Ok(Arc::clone(first));
+        }
+        all.push((Key::new(kernel, types, overrides), Arc::clone(&pipeline)));
+        Ok(pipeline)
     }
 
     fn build(

@@ -251,6 +251,7 @@ impl Simulator {
         Buffer {
             raw: self.stand_in.clone(),
             id: runtime.pool().note(padded),
+            plan: 0,
             bound_bytes: padded,
             memory: Some(Memory { bytes, writer: Mutex::default() }),
             class_bytes: padded,
@@ -486,7 +487,7 @@ mod tests {
             let y = crate::ops::elementwise::affine(&x, 2.0, 1.0).unwrap().to_vec::<f32>().unwrap();
             assert!(y.iter().zip(&host).all(|(y, x)| *y == 2.0 * x + 1.0));
             assert!(runtime.take_findings().is_empty() && runtime.simulated_operations() > 5000);
-            assert_eq!(runtime.counts().0, 1);
+            assert_eq!(runtime.counts().dispatches, 1);
             let launches = runtime.take_launches();
             let [launch] = &launches[..] else { panic!("{} launches", launches.len()) };
             assert!(launch.uniform != immediates && launch.grid[1] > 1, "{:?}", launch.grid);

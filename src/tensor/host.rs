@@ -86,16 +86,52 @@ impl Tensor {
         if n != data.len() {
             return Err(Error::shape("from_slice", format!("{} elements given for shape {shape:?}", data.len())));
         }
+        runtime.refuse_in_plan("from_slice")?;
         let tensor = Self::empty(runtime, shape, T::DTYPE)?;
+        tensor.upload(data)?;
+        Ok(tensor)
+    }
+
+    /// As [`Tensor::from_slice`], for what an op needs and is the same at every replay of a plan.
+    pub(crate) fn constant<T: Element>(runtime: &Runtime, data: &[T]) -> Result<Self> {
+        let tensor = Self::empty(runtime, &[data.len()], T::DTYPE)?;
+        runtime.hold_in_plan(&tensor.buffer);
+        tensor.upload(data)?;
+        Ok(tensor)
+    }
+
+    /// Replaces the elements in place, those of every tensor that shares their memory with it: `data` in row-major order.
+    /// Whatever was recorded before still reads the old ones.
+    ///
+    /// # Errors
+    /// [`Error::DType`] if `T` is not the element type, [`Error::Shape`] if the count differs, [`Error::Argument`] unless the
+    /// elements lie in order without gaps and begin and end at a multiple of 4 bytes, [`Error::DeviceLost`].
+    pub fn write<T: Element>(&self, data: &[T]) -> Result<()> {
+        const OP: &str = "write";
+        if T::DTYPE != self.dtype {
+            return Err(Error::dtype(OP, format!("the tensor holds {}, not {}", self.dtype, T::DTYPE)));
+        }
+        if data.len() != self.len() {
+            return Err(Error::shape(OP, format!("{} elements given for shape {:?}", data.len(), self.shape)));
+        }
+        let in_words = [self.offset, self.len()].iter().all(|n| (n * size_of::<T>()).is_multiple_of(4));
+        if !self.is_contiguous() || !in_words {
+            return Err(Error::argument(OP, format!("{self:?} does not lie in order, in whole words of 4 bytes")));
+        }
+        self.runtime.refuse_in_plan(OP)?;
+        self.upload(data)
+    }
+
+    fn upload<T: Element>(&self, data: &[T]) -> Result<()> {
         let bytes: &[u8] = bytemuck::cast_slice(data);
-        let whole = bytes.len() / 4 * 4;
-        runtime.write(&tensor.buffer, 0, &bytes[..whole])?;
+        let (start, whole) = ((self.offset * size_of::<T>()) as u64, bytes.len() / 4 * 4);
+        self.runtime.write(&self.buffer, start, &bytes[..whole])?;
         if whole < bytes.len() {
             let mut word = [0; 4];
             word[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
-            runtime.write(&tensor.buffer, whole as u64, &word)?;
+            self.runtime.write(&self.buffer, start + whole as u64, &word)?;
         }
-        Ok(tensor)
+        Ok(())
     }
 
     /// A tensor without axes, holding one value.

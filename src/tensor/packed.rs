@@ -21,18 +21,7 @@ impl Offsets {
     /// # Errors
     /// As [`Tensor::from_slice`].
     pub fn from_lengths(runtime: &Runtime, lengths: &[usize]) -> Result<Self> {
-        let mut starts = vec![0_u32];
-        let mut total = 0;
-        for length in lengths {
-            total += length;
-            starts.push(total as u32);
-        }
-        Ok(Self {
-            starts: Tensor::from_slice(runtime, &starts, &[starts.len()])?,
-            n_sequences: lengths.len(),
-            n_tokens: total,
-            max_len: lengths.iter().copied().max().unwrap_or(0),
-        })
+        Self::of(lengths, |starts| Tensor::from_slice(runtime, starts, &[starts.len()]))
     }
 
     /// Offsets of `n` sequences of `length` tokens each.
@@ -40,7 +29,22 @@ impl Offsets {
     /// # Errors
     /// As [`Tensor::from_slice`].
     pub fn equal(runtime: &Runtime, n: usize, length: usize) -> Result<Self> {
-        Self::from_lengths(runtime, &vec![length; n])
+        Self::of(&vec![length; n], |starts| Tensor::constant(runtime, starts))
+    }
+
+    fn of(lengths: &[usize], upload: impl FnOnce(&[u32]) -> Result<Tensor>) -> Result<Self> {
+        let mut starts = vec![0_u32];
+        let mut total = 0;
+        for length in lengths {
+            total += length;
+            starts.push(total as u32);
+        }
+        Ok(Self {
+            starts: upload(&starts)?,
+            n_sequences: lengths.len(),
+            n_tokens: total,
+            max_len: lengths.iter().copied().max().unwrap_or(0),
+        })
     }
 
     /// First token of each sequence and, last, the number of tokens: u32 `[n + 1]`.

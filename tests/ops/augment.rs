@@ -61,7 +61,7 @@ fn pictures_equal_those_of_the_cpu() {
                 if dtype == DType::F16 && !runtime.profile().features.f16 {
                     continue;
                 }
-                let out = crop_flip(&tensor, &ids, &scales, &shifts, &options, dtype).unwrap();
+                let out = crop_flip(&tensor, &ids, None, &scales, &shifts, &options, dtype).unwrap();
                 assert_eq!((out.shape(), out.dtype()), (want.shape.as_slice(), dtype));
                 assert!(download(&out).unwrap() == want.data, "{shape:?} x {b}, pad {pad}, flip {flip}, {dtype}");
             }
@@ -81,8 +81,28 @@ fn views_are_taken_as_they_look() {
     let taken: Vec<u32> = host_ids.into_iter().step_by(2).collect();
     let (one, zero) = (floats(&runtime, &[1.0; 3]), floats(&runtime, &[0.0; 3]));
     let options = CropFlip { pad: 2, flip: true, key: KEY };
-    let out = crop_flip(&view, &every_second, &one, &zero, &options, DType::F32).unwrap();
+    let out = crop_flip(&view, &every_second, None, &one, &zero, &options, DType::F32).unwrap();
     assert!(download(&out).unwrap() == reference::crop_flip(&want, &taken, &[1.0; 3], &[0.0; 3], &options).data);
+}
+
+#[test]
+fn a_counter_on_the_device_counts_like_the_step() {
+    let Some(runtime) = runtime() else { return };
+    let (tensor, _) = images(&runtime, &[9, 5, 6, 1]);
+    let (ids, _) = ids(&runtime, 12, 9);
+    let (one, zero) = (floats(&runtime, &[1.0]), floats(&runtime, &[0.0]));
+    let run = |step: u32, counter: Option<&Tensor>| {
+        let options = CropFlip { pad: 3, flip: true, key: Key { step, ..KEY } };
+        download(&crop_flip(&tensor, &ids, counter, &one, &zero, &options, DType::F32).unwrap()).unwrap()
+    };
+    let counter = Tensor::from_slice(&runtime, &[4_u32], &[1]).unwrap();
+    let (want, other) = (run(7, None), run(3, None));
+    assert!(want != other);
+    assert!(run(3, Some(&counter)) == want);
+    let ids = Tensor::from_slice(&runtime, &[4_u32, 5], &[2]).unwrap();
+    let options = CropFlip { pad: 0, flip: false, key: KEY };
+    let error = crop_flip(&tensor, &ids, Some(&ids), &one, &zero, &options, DType::F32).unwrap_err();
+    assert!(error.to_string().contains("u32 [1] wanted"), "{error}");
 }
 
 #[test]
@@ -92,7 +112,7 @@ fn without_changes_it_is_a_normalised_pick() {
     let (ids, _) = ids(&runtime, 20, 9);
     let (scale, shift) = (floats(&runtime, &[0.0173, 0.0175, 0.0177]), floats(&runtime, &[-2.12, -2.04, -1.8]));
     let options = CropFlip { pad: 0, flip: false, key: KEY };
-    let out = crop_flip(&tensor, &ids, &scale, &shift, &options, DType::F32).unwrap();
+    let out = crop_flip(&tensor, &ids, None, &scale, &shift, &options, DType::F32).unwrap();
     let picked = gather::index_select(&tensor, 0, &ids).unwrap();
     let want = elementwise::from_bytes(&picked, &scale, &shift, DType::F32).unwrap();
     // One of the two may be fused: half a unit in the last place of the product, which is below 5.
@@ -114,7 +134,7 @@ fn offsets_and_flips_are_uniform() {
     let (one, zero) = (floats(&runtime, &[1.0]), floats(&runtime, &[0.0]));
     let run = |key| {
         let options = CropFlip { pad: 4, flip: true, key };
-        crop_flip(&image, &ids, &one, &zero, &options, DType::F32).unwrap().to_vec::<f32>().unwrap()
+        crop_flip(&image, &ids, None, &one, &zero, &options, DType::F32).unwrap().to_vec::<f32>().unwrap()
     };
     let out = run(KEY);
     let mut counts = vec![0.0_f64; side * side];
@@ -153,14 +173,14 @@ fn wrong_arguments_are_named() {
         let error = result.unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     };
-    said(crop_flip(&ids, &ids, &one, &zero, &options, DType::F32), "[n, h, w, c]");
-    said(crop_flip(&tensor, &ids, &floats(&runtime, &[1.0]), &zero, &options, DType::F32), "c");
-    said(crop_flip(&tensor, &one, &one, &zero, &options, DType::F32), "u32 wanted");
-    said(crop_flip(&tensor, &ids, &one, &zero, &options, DType::U8), "a float type wanted");
+    said(crop_flip(&ids, &ids, None, &one, &zero, &options, DType::F32), "[n, h, w, c]");
+    said(crop_flip(&tensor, &ids, None, &floats(&runtime, &[1.0]), &zero, &options, DType::F32), "c");
+    said(crop_flip(&tensor, &one, None, &one, &zero, &options, DType::F32), "u32 wanted");
+    said(crop_flip(&tensor, &ids, None, &one, &zero, &options, DType::U8), "a float type wanted");
     let far = CropFlip { pad: 1 << 31, ..options };
-    said(crop_flip(&tensor, &ids, &one, &zero, &far, DType::F32), "2^30");
+    said(crop_flip(&tensor, &ids, None, &one, &zero, &far, DType::F32), "2^30");
     let none = tensor.slice(0, 0..0).unwrap();
-    said(crop_flip(&none, &ids, &one, &zero, &options, DType::F32), "nothing to take");
+    said(crop_flip(&none, &ids, None, &one, &zero, &options, DType::F32), "nothing to take");
     let wanted = one.require_grad().unwrap();
-    said(crop_flip(&tensor, &ids, &wanted, &zero, &options, DType::F32), "no gradient");
+    said(crop_flip(&tensor, &ids, None, &wanted, &zero, &options, DType::F32), "no gradient");
 }

@@ -87,10 +87,10 @@ fn selection_reads_views_without_a_copy() {
         let want_ids = Array::from_fn(&[3], |i| picked.at(&[i[0], 1]));
         let later = tensor.slice(0, 1..9).unwrap();
         let narrow = tensor.slice(2, 1..4).unwrap();
-        let before = runtime.counts().0;
+        let before = runtime.counts().dispatches;
         let (got_later, got_narrow) =
             (g::index_select(&later, 0, &ids).unwrap(), g::index_select(&narrow, 1, &ids).unwrap());
-        assert_eq!(runtime.counts().0 - before, 2, "{dtype}: one dispatch each");
+        assert_eq!(runtime.counts().dispatches - before, 2, "{dtype}: one dispatch each");
         let cut = |axis: usize, from: usize| {
             let mut shape = images.shape.clone();
             shape[axis] = if axis == 0 { 8 } else { 3 };

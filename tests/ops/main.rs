@@ -17,6 +17,7 @@ mod matmul;
 mod matmul_coop;
 mod norm;
 mod optim;
+mod plan;
 mod planted;
 mod pool;
 mod quant;

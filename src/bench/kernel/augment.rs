@@ -30,7 +30,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
             Case::new(
                 "augment/crop_flip",
                 format!("{b}x{side}x{side}x{c}"),
-                move || crop_flip(&images, &ids, &scale, &shift, &options, DType::F32),
+                move || crop_flip(&images, &ids, None, &scale, &shift, &options, DType::F32),
                 move |out| Ok(spot(&out.to_vec()?, 65_536, |i| want.data[i])),
             )
             .items(b as u64, "images")

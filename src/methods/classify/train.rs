@@ -14,6 +14,7 @@ use crate::methods::training::{Outcome, Recipe, State, TrainFlags, Trainer};
 use crate::nn::{Hints, Model, ModelSpec, Rule, Schedule, Training, Weights, initial};
 use crate::ops::augment::{CropFlip, crop_flip};
 use crate::ops::elementwise::from_bytes;
+use crate::ops::gather::index_select;
 use crate::ops::random::Key;
 use crate::ops::{reduce, softmax};
 use crate::philox::stream;
@@ -277,18 +278,20 @@ impl TrainRun {
 
         let mean_std = normalize.parse::<Normalize>()?.mean_std(self.train.channels)?;
         let (scale, shift) = scale_shift(runtime, &mean_std)?;
-        let pixels = Pixels::new(runtime, &self.train)?;
+        let pixels = Pixels::new(runtime, &self.train, recipe, RESIDENT_BYTES)?;
         let pad = if *augment == Augment::None { 0 } else { self.train.height.min(self.train.width) / 8 };
         let flip = *augment == Augment::CropFlip;
-        let mut loss = |batch: &crate::methods::training::Batch<'_>| {
-            let (images, ids) = pixels.of(runtime, batch.items)?;
-            let labels: Vec<u32> = batch.items.iter().map(|&i| self.train.labels[i as usize]).collect();
-            let labels = Tensor::from_slice(runtime, &labels, &[labels.len()])?;
-            let key = Key { seed: recipe.seed, stream: stream::CROP_FLIP, step: batch.draw };
-            let x = crop_flip(&images, &ids, &scale, &shift, &CropFlip { pad, flip, key }, DType::F32)?;
+        let labels = Tensor::from_slice(runtime, &self.train.labels, &[n])?;
+        let key = Key { seed: recipe.seed, stream: stream::CROP_FLIP, step: 0 };
+        let mut loss = |batch: &crate::methods::training::Batch| {
+            let (images, ids) = pixels.of(batch)?;
+            let draw = Some(&batch.draw);
+            let x = crop_flip(&images, &ids, draw, &scale, &shift, &CropFlip { pad, flip, key }, DType::F32)?;
+            let labels = index_select(&labels, 0, &batch.items)?;
             let losses = softmax::cross_entropy(&network.forward(&x)?, &labels, *label_smoothing as f32)?;
             reduce::mean_all(&losses)
         };
+        let mut feed = |items: &[u32]| pixels.send(items);
         let activation_bytes = plan.summary([self.train.height, self.train.width])?.activation_bytes;
         let batch = usual_batch(runtime, activation_bytes).min(self.test.len());
         let score = |model: &Model, quiet: bool| {
@@ -298,7 +301,7 @@ impl TrainRun {
         let mut evaluate = |_| score(&judged, true).map(|score| score.percent(score.top1));
         let done = trainer.step();
         let (mut metrics, before) = Metrics::go_on(self.folder(), if self.resumed { done } else { 0 })?;
-        let mut outcome = trainer.run(&config.train, &mut metrics, quiet, &mut loss, &mut evaluate)?;
+        let mut outcome = trainer.run(&config.train, &mut metrics, quiet, &mut feed, &mut loss, &mut evaluate)?;
         splice(&mut outcome, &before);
 
         let ended = trainer.step() == trainer.n_steps();
@@ -470,26 +473,49 @@ fn usual_recipe(spec: &ModelSpec, n: usize, flags: &TrainFlags) -> Recipe {
 /// Training images: on the device as a whole, or sent batch by batch where they are too many.
 struct Pixels<'a> {
     set: &'a ImageSet,
-    all: Option<Tensor>,
+    /// u8 `[n, h, w, c]`: all images, or those of a step.
+    images: Tensor,
+    /// Where those of a step are sent.
+    sent: Option<Sent>,
+}
+
+struct Sent {
+    /// The bytes of a step's images, and as many more as fill the last word.
+    bytes: Tensor,
+    /// The numbers of the images of a micro-batch, u32 `[b]`.
+    counted: Tensor,
 }
 
 impl<'a> Pixels<'a> {
-    fn new(runtime: &Runtime, set: &'a ImageSet) -> Result<Self> {
-        let fits = set.images.len() <= RESIDENT_BYTES.min(runtime.profile().limits.binding_bytes as usize);
-        let upload = || Tensor::from_slice(runtime, &set.images, &[set.len(), set.height, set.width, set.channels]);
-        Ok(Self { set, all: fits.then(upload).transpose()? })
+    /// Sets of `most` bytes stay on the device as a whole.
+    fn new(runtime: &Runtime, set: &'a ImageSet, recipe: &Recipe, most: usize) -> Result<Self> {
+        let shape = |n: usize| [n, set.height, set.width, set.channels];
+        if set.images.len() <= most.min(runtime.profile().limits.binding_bytes as usize) {
+            return Ok(Self { set, images: Tensor::from_slice(runtime, &set.images, &shape(set.len()))?, sent: None });
+        }
+        let shape = shape(recipe.batch);
+        let n_bytes: usize = shape.iter().product();
+        let bytes = Tensor::zeros(runtime, &[n_bytes.next_multiple_of(4)], DType::U8)?;
+        let images = bytes.slice(0, 0..n_bytes)?.reshape(&shape)?;
+        let counted: Vec<u32> = (0..recipe.micro_batch as u32).collect();
+        let counted = Tensor::from_slice(runtime, &counted, &[counted.len()])?;
+        Ok(Self { set, images, sent: Some(Sent { bytes, counted }) })
+    }
+
+    /// Sends the images of a step, unless all are there.
+    fn send(&self, items: &[u32]) -> Result<()> {
+        let Some(Sent { bytes, .. }) = &self.sent else { return Ok(()) };
+        let mut pixels: Vec<u8> = items.iter().filter_map(|&i| self.set.image(i as usize)).flatten().copied().collect();
+        pixels.resize(bytes.len(), 0);
+        bytes.write(&pixels)
     }
 
     /// Images u8 `[n, h, w, c]` and which of them are wanted, u32 `[b]`.
-    fn of(&self, runtime: &Runtime, items: &[u32]) -> Result<(Tensor, Tensor)> {
-        let ids = |ids: &[u32]| Tensor::from_slice(runtime, ids, &[ids.len()]);
-        if let Some(all) = &self.all {
-            return Ok((all.clone(), ids(items)?));
+    fn of(&self, batch: &crate::methods::training::Batch) -> Result<(Tensor, Tensor)> {
+        match &self.sent {
+            None => Ok((self.images.clone(), batch.items.clone())),
+            Some(Sent { counted, .. }) => Ok((self.images.slice(0, batch.places.clone())?, counted.clone())),
         }
-        let pixels: Vec<u8> = items.iter().filter_map(|&i| self.set.image(i as usize)).flatten().copied().collect();
-        let shape = [items.len(), self.set.height, self.set.width, self.set.channels];
-        let counted: Vec<u32> = (0..items.len() as u32).collect();
-        Ok((Tensor::from_slice(runtime, &pixels, &shape)?, ids(&counted)?))
     }
 }
 
@@ -526,5 +552,56 @@ impl fmt::Display for TrainReport {
             self.adapter,
             self.backend
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::methods::training::Batch;
+
+    #[test]
+    fn images_sent_step_by_step_are_those_that_are_there_as_a_whole() {
+        let runtime = match Runtime::new(&crate::DeviceChoice::default()) {
+            Ok(runtime) => runtime,
+            Err(Error::NoAdapter(message)) => {
+                eprintln!("skipped: {message}");
+                return;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        // 27 bytes an image, so that a step of 6 fills no whole words.
+        let wanted = Wanted { split: Split::Train, n: Some(20), side: Some(32), seed: 1 };
+        let mut set = data::open("shapes", &wanted).unwrap();
+        let n_bytes = set.height * set.width * set.channels;
+        set.images = set.images.chunks_exact(n_bytes).flat_map(|image| image[n_bytes / 2..][..27].to_vec()).collect();
+        (set.height, set.width, set.channels) = (3, 3, 3);
+        let recipe = Recipe {
+            batch: 6,
+            micro_batch: 3,
+            ..usual_recipe(&ModelSpec::by_name("resnet20").unwrap(), 20, &TrainFlags::default())
+        };
+        let (whole, sent) = (
+            Pixels::new(&runtime, &set, &recipe, RESIDENT_BYTES).unwrap(),
+            Pixels::new(&runtime, &set, &recipe, 0).unwrap(),
+        );
+        assert!(whole.sent.is_none() && sent.sent.is_some());
+        for items in [[3_u32, 19, 0, 7, 7, 2], [1, 2, 3, 4, 5, 6]] {
+            for places in [0..3, 3..6] {
+                let batch = Batch {
+                    items: Tensor::from_slice(&runtime, &items[places.clone()], &[3]).unwrap(),
+                    draw: Tensor::from_slice(&runtime, &[0_u32], &[1]).unwrap(),
+                    places: places.clone(),
+                };
+                let picked = |pixels: &Pixels<'_>| {
+                    pixels.send(&items).unwrap();
+                    let (images, ids) = pixels.of(&batch).unwrap();
+                    index_select(&images, 0, &ids).unwrap().to_vec::<u8>().unwrap()
+                };
+                let got = picked(&sent);
+                assert_eq!(got, picked(&whole), "{items:?} at {places:?}");
+                assert_eq!(got[..27], *set.image(items[places.start] as usize).unwrap());
+            }
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The loop itself.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,24 +17,70 @@ use super::state::{Layout, State};
 use crate::nn::{Arena, Average, NamedParam, Optimizer};
 use crate::ops::elementwise::affine;
 use crate::report::{Metrics, Progress, number};
+use crate::runtime::Repeated;
 use crate::tensor::Read;
-use crate::{Error, Result, Runtime, Tensor};
+use crate::{DType, Error, Result, Runtime, Tensor};
 
 /// The checkpoint's name in a run's folder.
 const CHECKPOINT: &str = "checkpoint.safetensors";
 /// Losses on their way to the host at most.
 const MAX_PENDING: u64 = 64;
 
-/// Items of one micro-batch.
-#[derive(Debug, Clone, Copy)]
-pub struct Batch<'a> {
-    /// Steps done before this one.
-    pub step: u64,
-    /// Counts micro-batches over the whole run: the step of random streams.
-    pub draw: u32,
-    /// The items.
-    pub items: &'a [u32],
+/// One micro-batch. What changes from step to step lies on the device, since a step is recorded once and replayed.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// The items, u32 `[b]`.
+    pub items: Tensor,
+    /// Counts micro-batches over the whole run, u32 `[1]`: the step of random streams.
+    pub draw: Tensor,
+    /// Where the items stand in the batch of the whole step.
+    pub places: Range<usize>,
 }
+
+/// Items and counts of a step's micro-batches, in one tensor that is written before each step.
+#[derive(Debug)]
+struct Feed {
+    words: Tensor,
+    batches: Vec<Batch>,
+}
+
+/// Words from which a view can be bound on any adapter.
+const ALIGN: usize = 64;
+
+impl Feed {
+    fn new(runtime: &Runtime, recipe: &Recipe) -> Result<Self> {
+        let n_micro = recipe.batch / recipe.micro_batch;
+        let row = recipe.micro_batch.next_multiple_of(ALIGN) + ALIGN;
+        let words = Tensor::zeros(runtime, &[n_micro * row], DType::U32)?;
+        let batch = |i: usize| {
+            Ok(Batch {
+                items: words.slice(0, i * row..i * row + recipe.micro_batch)?,
+                draw: words.slice(0, (i + 1) * row - ALIGN..(i + 1) * row - ALIGN + 1)?,
+                places: i * recipe.micro_batch..(i + 1) * recipe.micro_batch,
+            })
+        };
+        let batches = (0..n_micro).map(batch).collect::<Result<_>>()?;
+        Ok(Self { words, batches })
+    }
+
+    /// Sends the items of step `step`.
+    fn write(&self, step: u64, items: &[u32]) -> Result<()> {
+        let n_micro = self.batches.len();
+        let row = self.words.len() / n_micro;
+        let mut words = vec![0; self.words.len()];
+        for (i, (row, batch)) in words.chunks_exact_mut(row).zip(&self.batches).enumerate() {
+            let items = items.get(batch.places.clone()).unwrap_or_default();
+            row[..items.len()].copy_from_slice(items);
+            row[row.len() - ALIGN] = (step * n_micro as u64 + i as u64) as u32;
+        }
+        self.words.write(&words)
+    }
+}
+
+/// Sends what a step needs besides its items.
+type FeedFn<'a> = &'a mut dyn FnMut(&[u32]) -> Result<()>;
+/// The mean loss of a micro-batch.
+type LossFn<'a> = &'a mut dyn FnMut(&Batch) -> Result<Tensor>;
 
 /// What a call of [`Trainer::run`] came to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -75,6 +122,8 @@ pub struct Trainer {
     optimizer: Optimizer,
     average: Option<Average>,
     order: Order,
+    feed: Feed,
+    gradients: Repeated<Tensor>,
     step: u64,
     loss_first: f64,
     open: (f64, u64),
@@ -132,6 +181,8 @@ impl Trainer {
             optimizer,
             average: average.transpose()?,
             order: Order::new(n as u32, recipe.batch, recipe.seed),
+            feed: Feed::new(runtime, recipe)?,
+            gradients: Repeated::default(),
             step: state.as_ref().map_or(0, |state| state.step),
             loss_first: state.as_ref().map_or(f64::NAN, |state| state.loss_first),
             open: state.as_ref().map_or((0.0, 0), |state| state.open),
@@ -181,6 +232,10 @@ impl Trainer {
     /// Trains to the end of the recipe, or as far as `flags` say. `loss` gives the mean loss `[]` of a micro-batch;
     /// `evaluate` a figure of the network as it stands.
     ///
+    /// `loss` is called for the first step and the second, whose work is then repeated ([`Runtime::record_plan`]): what
+    /// changes from step to step must come from [`Batch`], or from tensors of the method's own, which `feed` writes before
+    /// each step; it is given the items of the whole batch.
+    ///
     /// # Errors
     /// [`Error::Interrupted`] after Ctrl-C or SIGTERM, when a checkpoint is written; [`Error::Failed`] if the loss is no
     /// number any more; what `loss`, `evaluate` and the files give.
@@ -189,11 +244,12 @@ impl Trainer {
         flags: &TrainFlags,
         metrics: &mut Metrics,
         quiet: bool,
-        loss: &mut dyn FnMut(&Batch<'_>) -> Result<Tensor>,
+        feed: FeedFn<'_>,
+        loss: LossFn<'_>,
         evaluate: &mut dyn FnMut(u64) -> Result<f64>,
     ) -> Result<Outcome> {
         let last = flags.stop_after.map_or(self.recipe.steps, |n| self.recipe.steps.min(self.step.saturating_add(n)));
-        self.steps_to(last, flags, metrics, quiet, loss, evaluate).map_err(|error| self.with_checkpoint(error))
+        self.steps_to(last, flags, metrics, quiet, (feed, loss), evaluate).map_err(|error| self.with_checkpoint(error))
     }
 
     fn steps_to(
@@ -202,7 +258,7 @@ impl Trainer {
         flags: &TrainFlags,
         metrics: &mut Metrics,
         quiet: bool,
-        loss: &mut dyn FnMut(&Batch<'_>) -> Result<Tensor>,
+        (feed, loss): (FeedFn<'_>, LossFn<'_>),
         evaluate: &mut dyn FnMut(u64) -> Result<f64>,
     ) -> Result<Outcome> {
         let signals = Signals::watch();
@@ -223,9 +279,9 @@ impl Trainer {
                 clock.start(&self.runtime);
             }
             let recording = ThreadTime::now();
-            let (value, lr) = self.one_step(loss)?;
-            self.runtime.flush()?;
+            let (value, lr) = self.one_step(feed, loss)?;
             self.step += 1;
+            // Hands the step over, too.
             log.push(self.step, lr, value.read()?);
             clock.recorded += recording.elapsed();
             let keep = if held.is_some() { 0 } else { log.every.saturating_mul(2).min(MAX_PENDING) as usize };
@@ -284,22 +340,13 @@ impl Trainer {
 
     /// Records one step: gradients of each micro-batch, the optimizer, the average. Answers the mean loss `[]` and the
     /// learning rate.
-    fn one_step(&mut self, loss: &mut dyn FnMut(&Batch<'_>) -> Result<Tensor>) -> Result<(Tensor, f64)> {
+    fn one_step(&mut self, feed: FeedFn<'_>, loss: LossFn<'_>) -> Result<(Tensor, f64)> {
         let recipe = &self.recipe;
-        let n_micro = recipe.batch / recipe.micro_batch;
         let items = self.order.items(self.step);
-        let mut sum: Option<Tensor> = None;
-        for (i, items) in items.chunks(recipe.micro_batch).enumerate() {
-            let draw = (self.step * n_micro as u64 + i as u64) as u32;
-            let value = loss(&Batch { step: self.step, draw, items })?;
-            let value = if n_micro > 1 { affine(&value, 1.0 / n_micro as f32, 0.0)? } else { value };
-            self.arena.collect(value.backward()?, &self.leaves, i > 0)?;
-            let value = value.detach();
-            sum = Some(match sum {
-                Some(sum) => crate::ops::elementwise::add(&sum, &value)?,
-                None => value,
-            });
-        }
+        self.feed.write(self.step, &items)?;
+        feed(&items)?;
+        let (arena, leaves, batches) = (&self.arena, &self.leaves, &self.feed.batches);
+        let value = self.gradients.run(&self.runtime, || gradients(arena, leaves, batches, loss))?;
         // Gradients are whole here: an exchange between devices would work on `self.arena.gradients()`.
         let lr = recipe.schedule.lr(recipe.lr, self.step, recipe.steps, self.order.steps_per_epoch());
         if !(lr as f32).is_finite() {
@@ -309,7 +356,6 @@ impl Trainer {
         if let Some(average) = &self.average {
             average.update(&self.arena)?;
         }
-        let value = sum.ok_or_else(|| Error::Failed("a step without items".into()))?;
         Ok((value, lr))
     }
 
@@ -373,6 +419,22 @@ impl Trainer {
     }
 }
 
+/// The gradients of all micro-batches, into the arena; answers the mean loss `[]`.
+fn gradients(arena: &Arena, leaves: &[Tensor], batches: &[Batch], loss: LossFn<'_>) -> Result<Tensor> {
+    let mut sum: Option<Tensor> = None;
+    for (i, batch) in batches.iter().enumerate() {
+        let value = loss(batch)?;
+        let value = if batches.len() > 1 { affine(&value, 1.0 / batches.len() as f32, 0.0)? } else { value };
+        arena.collect(value.backward()?, leaves, i > 0)?;
+        let value = value.detach();
+        sum = Some(match sum {
+            Some(sum) => crate::ops::elementwise::add(&sum, &value)?,
+            None => value,
+        });
+    }
+    sum.ok_or_else(|| Error::Failed("a step without items".into()))
+}
+
 /// Time and dispatches of training alone.
 #[derive(Default)]
 struct Clock {
@@ -387,13 +449,13 @@ struct Clock {
 impl Clock {
     fn start(&mut self, runtime: &Runtime) {
         self.first.get_or_insert(self.recorded);
-        self.running = Some((Instant::now(), runtime.clone(), runtime.counts().0));
+        self.running = Some((Instant::now(), runtime.clone(), runtime.counts().dispatches));
     }
 
     fn stop(&mut self) {
         if let Some((start, runtime, dispatches)) = self.running.take() {
             self.busy += start.elapsed();
-            self.dispatches += runtime.counts().0 - dispatches;
+            self.dispatches += runtime.counts().dispatches - dispatches;
         }
     }
 

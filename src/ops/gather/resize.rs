@@ -71,7 +71,7 @@ pub fn resize_nearest(x: &Tensor, out: [usize; 2]) -> Result<Tensor> {
         // Pixels that fill no word: one axis after the other.
         let ids = |n_in: usize, n_out: usize| {
             let nearest = |i: usize| ((i as f32 * scale(n_in, n_out)) as usize).min(n_in - 1) as u32;
-            Tensor::from_slice(x.runtime(), &(0..n_out).map(nearest).collect::<Vec<_>>(), &[n_out])
+            Tensor::constant(x.runtime(), &(0..n_out).map(nearest).collect::<Vec<_>>())
         };
         let (rows, _) = selected(OP, x, 1, &ids(x.shape()[1], out[0])?)?;
         return Ok(selected(OP, &rows, 2, &ids(x.shape()[2], out[1])?)?.0);

@@ -150,7 +150,7 @@ fn augment(runtime: &Runtime) -> Result<()> {
         let scale = floats(runtime, &[shape[3]])?;
         let options = augment::CropFlip { pad: 2, flip: true, key: random::Key::new(7, 1, 2) };
         for dtype in [DType::F32, DType::F16] {
-            fits(augment::crop_flip(&images, &words(runtime, batch)?, &scale, &scale, &options, dtype))?;
+            fits(augment::crop_flip(&images, &words(runtime, batch)?, None, &scale, &scale, &options, dtype))?;
         }
     }
     Ok(())
