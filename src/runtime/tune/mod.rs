@@ -193,7 +193,7 @@ impl Tuner {
 pub(crate) struct Tuning<'a> {
     runtime: &'a Runtime,
     start: Instant,
-    counts: (u64, u64),
+    counts: super::Counts,
     profiled: Option<ProfileMark>,
 }
 
@@ -202,7 +202,7 @@ impl Drop for Tuning<'_> {
         let tuner = self.tuner();
         {
             let mut recorder = self.runtime.recorder();
-            (recorder.n_dispatches, recorder.n_submits) = self.counts;
+            recorder.counts = self.counts;
             if let (Some(profiler), Some(mark)) = (recorder.profiler(), &self.profiled) {
                 profiler.forget_since(mark);
             }
@@ -301,15 +301,15 @@ impl Runtime {
         self.0.tuner.state().known.get(key).copied()
     }
 
-    /// Starts tuning, unless it is under way: choices within a variant being tried, and those of another thread, are the
-    /// defaults.
+    /// Starts tuning, unless it is under way or a plan is being recorded: choices within a variant being tried, and those of
+    /// another thread, are the defaults.
     pub(crate) fn start_tuning(&self) -> Option<Tuning<'_>> {
         let tuner = &self.0.tuner;
-        if tuner.busy.swap(true, Ordering::AcqRel) {
+        if self.is_recording_plan() || tuner.busy.swap(true, Ordering::AcqRel) {
             return None;
         }
         let mut recorder = self.recorder();
-        let counts = (recorder.n_dispatches, recorder.n_submits);
+        let counts = recorder.counts;
         let profiled = recorder.profiler().map(|profiler| profiler.mark());
         Some(Tuning { runtime: self, start: Instant::now(), counts, profiled })
     }
