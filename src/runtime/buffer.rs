@@ -1,6 +1,5 @@
 //! Device memory: a pool by size class, guard words for tests, the peak counter, read-back.
 
-use super::plan::PlanBlocks;
 use super::{Inner, Runtime};
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -58,7 +57,7 @@ impl Drop for Buffer {
 }
 
 #[derive(Debug)]
-pub(super) struct Free {
+struct Free {
     raw: wgpu::Buffer,
     id: u64,
     last_batch: u64,
@@ -71,15 +70,18 @@ pub struct MemoryStats {
     pub used_bytes: u64,
     /// The most that was ever held by live tensors.
     pub peak_bytes: u64,
-    /// Taken from the device, live and free.
+    /// Taken from the device: live, free, and kept by plans.
     pub reserved_bytes: u64,
 }
 
+/// Free blocks by size class.
+type Blocks = HashMap<u64, Vec<Free>>;
+
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    free: HashMap<u64, Vec<Free>>,
-    /// Memory of plans that are being recorded or wait to be replayed.
-    plans: HashMap<u64, PlanBlocks>,
+    free: Blocks,
+    /// Free blocks of plans: while one is recorded only it takes them, afterwards no one does.
+    plans: HashMap<u64, Blocks>,
     stats: MemoryStats,
     next_id: u64,
     next_plan: u64,
@@ -89,37 +91,22 @@ pub(super) struct Pool {
 
 impl Pool {
     fn put(&mut self, class_bytes: u64, plan: u64, free: Free) {
-        let owner = self.plans.get_mut(&plan);
-        if !owner.as_ref().is_some_and(|plan| plan.is_kept) {
-            self.stats.used_bytes -= class_bytes;
-        }
-        let lists = owner.map_or(&mut self.free, |plan| &mut plan.free);
+        self.stats.used_bytes -= class_bytes;
+        let lists = self.plans.get_mut(&plan).unwrap_or(&mut self.free);
         lists.entry(class_bytes).or_default().push(free);
     }
 
     /// Room for the memory of a new plan; answers its number.
     pub(super) fn open_plan(&mut self) -> u64 {
         self.next_plan += 1;
-        self.plans.insert(self.next_plan, PlanBlocks::default());
+        self.plans.insert(self.next_plan, Blocks::default());
         self.next_plan
-    }
-
-    /// From here on the plan's free blocks count as used: replays write them.
-    pub(super) fn keep_plan(&mut self, id: u64) {
-        if let Some(plan) = self.plans.get_mut(&id) {
-            plan.is_kept = true;
-            self.stats.used_bytes += plan.bytes();
-            self.stats.peak_bytes = self.stats.peak_bytes.max(self.stats.used_bytes);
-        }
     }
 
     /// Gives the plan's free blocks to everyone; `last_batch` is the last one that used them.
     pub(super) fn close_plan(&mut self, id: u64, last_batch: u64) {
         let Some(plan) = self.plans.remove(&id) else { return };
-        if plan.is_kept {
-            self.stats.used_bytes -= plan.bytes();
-        }
-        for (class_bytes, blocks) in plan.free {
+        for (class_bytes, blocks) in plan {
             let blocks = blocks.into_iter().map(|free| Free { last_batch: free.last_batch.max(last_batch), ..free });
             self.free.entry(class_bytes).or_default().extend(blocks);
         }
@@ -260,7 +247,7 @@ impl Runtime {
         }
         let mut pool = self.pool();
         match pool.plans.get_mut(&plan) {
-            Some(plan) => plan.free.get_mut(&class_bytes)?.pop(),
+            Some(free) => free.get_mut(&class_bytes)?.pop(),
             None => pool.free.get_mut(&class_bytes)?.pop(),
         }
     }

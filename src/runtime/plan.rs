@@ -1,6 +1,6 @@
 //! Plans: a stretch of recorded work that is handed to the device again and again without being put together anew.
 
-use super::buffer::{Buffer, Free};
+use super::buffer::Buffer;
 use super::dispatch::{Binding, Dispatch};
 use super::{Inner, Runtime};
 use crate::{Error, Result};
@@ -101,7 +101,6 @@ impl Runtime {
         let Some(Recording { commands, held, .. }) = recording else {
             return Err(Error::argument("record_plan", "the recording was lost"));
         };
-        self.pool().keep_plan(id);
         let held = held.into_values().collect();
         let last_batch = AtomicU64::new(self.recorder().batch);
         Ok((Plan { runtime: self.clone(), id, commands, held, last_batch }, out))
@@ -229,18 +228,5 @@ impl<T: Clone> Repeated<T> {
         runtime.trim()?;
         let recorded = runtime.record_plan(work)?;
         Ok(self.recorded.insert(recorded).1.clone())
-    }
-}
-
-/// Memory that belongs to a plan: free while it is recorded, kept for it afterwards.
-#[derive(Debug, Default)]
-pub(super) struct PlanBlocks {
-    pub(super) free: HashMap<u64, Vec<Free>>,
-    pub(super) is_kept: bool,
-}
-
-impl PlanBlocks {
-    pub(super) fn bytes(&self) -> u64 {
-        self.free.iter().map(|(class, blocks)| class * blocks.len() as u64).sum()
     }
 }

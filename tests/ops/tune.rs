@@ -48,7 +48,7 @@ fn what_was_tuned_is_right_and_found_again() {
     assert!(entry.bucket.starts_with("batch<=1 m<=128 n<=128 k<=128"), "{}", entry.bucket);
     assert!(entry.times.len() >= 2 && entry.times.iter().all(|(_, ms)| *ms > 0.0), "{entry:?}");
     assert!(entry.times.iter().any(|(variant, _)| *variant == entry.variant));
-    assert_eq!(first.counts().0, 2, "what was tried is not counted");
+    assert_eq!(first.counts().dispatches, 2, "what was tried is not counted");
     // The same kind again asks nobody.
     assert_eq!(product(&first).2.len(), 1);
     drop(first);
