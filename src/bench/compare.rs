@@ -59,6 +59,9 @@ pub struct CompareFlags {
 /// Percentage within which two runs of the same program differ now and then.
 pub(super) const LEAST_BAND: f64 = 5.0;
 
+/// How far the rate of multiply-adds may be off at the end of a run before that is worth a note.
+const PACE: f64 = 0.1;
+
 /// Compares files.
 ///
 /// # Errors
@@ -468,6 +471,10 @@ fn notes(reports: &[BenchReport], by: By) -> Vec<String> {
         if let Some(lost) = &report.lost {
             notes.push(format!("{} lost its device: {lost}", label(i)));
         }
+        let paced = |clocks: &super::Clocks| (clocks.fma_gflops_end / clocks.fma_gflops_start - 1.0).abs() < PACE;
+        if let Some(clocks) = report.clocks.filter(|clocks| !paced(clocks)) {
+            notes.push(format!("{} did not keep its pace: {clocks}", label(i)));
+        }
     }
     notes
 }
@@ -481,7 +488,7 @@ fn peaks(reports: &[BenchReport], by: By) -> Vec<ComparedPeak> {
         let speed = |value: &Option<f64>| {
             let (base, value) = (values[0]?, (*value)?);
             // Of a latency less is better.
-            Some(if *unit == "µs" { base / value } else { value / base })
+            Some(if matches!(*unit, "µs" | "ms") { base / value } else { value / base })
         };
         ComparedPeak { name, unit, speeds: values.iter().skip(1).map(speed).collect(), values }
     });

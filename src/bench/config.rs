@@ -99,6 +99,7 @@ impl std::fmt::Display for Level {
             Self::Tiny => "tiny",
             Self::Quick => "quick",
             Self::Full => "full",
+            Self::Stress => "stress",
         })
     }
 }
@@ -109,6 +110,8 @@ impl Level {
         match self {
             Self::Tiny | Self::Quick => 0.2,
             Self::Full => 0.8,
+            // Clocks and temperatures take some seconds to settle.
+            Self::Stress => 5.0,
         }
     }
 
@@ -117,6 +120,12 @@ impl Level {
         match self {
             Self::Tiny | Self::Quick => 50.0,
             Self::Full => 570.0,
+            Self::Stress => f64::INFINITY,
         }
+    }
+
+    /// Seconds of a single run past which a row is skipped as slow.
+    pub(super) fn longest_run(self) -> f64 {
+        if self == Self::Stress { f64::INFINITY } else { 2.0 }
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::compile::N_COMPILED;
 use super::micro::N_LAUNCHES;
 use super::{By, Case, Timing};
 use crate::tensor::DType;
@@ -14,6 +15,12 @@ pub struct Peaks {
     pub fma_gflops: f64,
     /// f16 multiply-adds from registers, in GFLOP/s; `None` without f16.
     pub fma_f16_gflops: Option<f64>,
+    /// u32 multiplications and additions, in 10^9 operations per s.
+    pub integer_gops: f64,
+    /// Dot products of four bytes, eight operations each, in 10^9 operations per s.
+    pub dot4_gops: f64,
+    /// Atomic additions to words of a shared few thousand, in 10^9 per s.
+    pub atomics_gops: f64,
     /// The fastest of copying, reading and writing by a kernel, in GB/s; on hardware also of the copy command, which on a
     /// software adapter is the C library's and out of any shader's reach.
     pub memory_gbps: f64,
@@ -37,10 +44,27 @@ pub struct Peaks {
     pub dispatch_chain_us: f64,
     /// One dispatch handed over and waited for, in µs.
     pub submit_us: f64,
+    /// A kernel whose text the adapter has never seen, from its module to its first result, in ms.
+    pub compile_cold_ms: f64,
+    /// The same again, with what driver and pipeline cache have kept, in ms.
+    pub compile_warm_ms: f64,
     /// As `fma_gflops`, by CPU second of this process: what a software adapter is judged by.
     pub fma_gflop_per_cpu_s: f64,
+    /// As `fma_f16_gflops`, by CPU second of this process.
+    pub fma_f16_gflop_per_cpu_s: Option<f64>,
     /// As `memory_gbps`, by CPU second of this process.
     pub memory_gb_per_cpu_s: f64,
+}
+
+/// A figure of quality that a whole method must reach, beside its speed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Quality {
+    /// What the figure is.
+    pub what: String,
+    /// The figure; 0 or more.
+    pub value: f64,
+    /// The most that passes.
+    pub bound: f64,
 }
 
 /// One case, checked and timed.
@@ -78,13 +102,22 @@ pub struct Row {
     pub items_per_s: Option<f64>,
     /// What the items are, such as images.
     pub item: Option<String>,
-    /// Share of the peak that binds, 1 for all of it: the larger of arithmetic by the f32 multiply-add rate and traffic by
-    /// `memory_gbps`. On a software adapter by CPU time, else by the median. `None` for the rows that set the peaks.
+    /// Share of the peak that binds, 1 for all of it: the larger of arithmetic by the rate of multiply-adds (f32; for f16
+    /// rows the faster of f32 and f16) and traffic by `memory_gbps`. On a software adapter by CPU time, else by the median. `None` for the rows that set the peaks.
     pub share_of_peak: Option<f64>,
     /// Largest error of the check, in the check's unit.
     pub max_error: f64,
+    /// The most that passes; `None` in older files.
+    #[serde(default)]
+    pub tolerance: Option<f64>,
+    /// The figure that a whole method must reach besides; `None` for kernels.
+    #[serde(default)]
+    pub quality: Option<Quality>,
     /// Runs that were timed.
     pub runs: usize,
+    /// As [`Timing::drift`].
+    #[serde(default)]
+    pub drift: Option<f64>,
     #[serde(skip)]
     pub(super) flops: u64,
     #[serde(skip)]
@@ -92,7 +125,12 @@ pub struct Row {
 }
 
 impl Row {
-    pub(super) fn new(case: &Case, timing: &Timing, max_error: f64, ms_first: f64) -> Self {
+    pub(super) fn new(
+        case: &Case,
+        timing: &Timing,
+        (max_error, ms_first): (f64, f64),
+        quality: Option<Quality>,
+    ) -> Self {
         Self {
             name: case.name.clone(),
             shape: case.shape.clone(),
@@ -111,7 +149,10 @@ impl Row {
             item: (case.items.0 > 0).then(|| case.items.1.to_string()),
             share_of_peak: None,
             max_error,
+            tolerance: Some(case.tolerance),
+            quality,
             runs: timing.runs,
+            drift: timing.drift,
             flops: case.flops,
             bytes: case.bytes,
         }
@@ -168,12 +209,17 @@ impl Peaks {
         let us =
             |name, variant, n: u32| word(name, variant).map_or(0.0, |row: &Row| 1e3 * row.ms_median / f64::from(n));
         let fma = find("fma", "auto", DType::F32);
+        let fma_f16 = find("fma", "auto", DType::F16);
+        let gops = |name, variant| word(name, variant).map_or(0.0, |row: &Row| row.gflops);
         let command = if is_software { None } else { word("copy", "command") };
         let streams = [word("copy", "kernel"), word("read", "auto"), word("write", "auto"), command];
         let fastest = |rate: fn(&Row) -> f64| streams.into_iter().flatten().map(rate).fold(0.0, f64::max);
         Self {
             fma_gflops: fma.map_or(0.0, |row| row.gflops),
-            fma_f16_gflops: find("fma", "auto", DType::F16).map(|row| row.gflops),
+            fma_f16_gflops: fma_f16.map(|row| row.gflops),
+            integer_gops: gops("integer", "auto"),
+            dot4_gops: gops("dot4", "4 x i8"),
+            atomics_gops: gops("atomics", "add"),
             memory_gbps: fastest(|row| row.gbps),
             copy_gbps: gbps("copy", "kernel"),
             copy_command_gbps: gbps("copy", "command"),
@@ -185,18 +231,23 @@ impl Peaks {
             dispatch_us: us("dispatch", "independent", N_LAUNCHES),
             dispatch_chain_us: us("dispatch", "chain", N_LAUNCHES),
             submit_us: us("submit", "wait", 1),
+            compile_cold_ms: us("compile", "cold", N_COMPILED) / 1e3,
+            compile_warm_ms: us("compile", "warm", N_COMPILED) / 1e3,
             fma_gflop_per_cpu_s: fma.map_or(0.0, |row| rate(row.flops, row.cpu_ms)),
+            fma_f16_gflop_per_cpu_s: fma_f16.map(|row| rate(row.flops, row.cpu_ms)),
             memory_gb_per_cpu_s: fastest(|row| rate(row.bytes, row.cpu_ms)),
         }
     }
 
     /// Share of the peak that binds a row.
     pub(super) fn share(&self, row: &Row, by_cpu: bool) -> Option<f64> {
-        let (ms, gflops, gbps) = if by_cpu {
-            (row.cpu_ms, self.fma_gflop_per_cpu_s, self.memory_gb_per_cpu_s)
+        let (ms, f32_rate, f16_rate, gbps) = if by_cpu {
+            (row.cpu_ms, self.fma_gflop_per_cpu_s, self.fma_f16_gflop_per_cpu_s, self.memory_gb_per_cpu_s)
         } else {
-            (row.ms_median, self.fma_gflops, self.memory_gbps)
+            (row.ms_median, self.fma_gflops, self.fma_f16_gflops, self.memory_gbps)
         };
+        // Kernels on f16 may compute in either type.
+        let gflops = if row.dtype == DType::F16 { f32_rate.max(f16_rate.unwrap_or(0.0)) } else { f32_rate };
         let share = (rate(row.flops, ms) / gflops).max(rate(row.bytes, ms) / gbps);
         (!row.is_micro() && row.flops + row.bytes > 0 && share.is_finite()).then_some(share)
     }
@@ -204,7 +255,8 @@ impl Peaks {
     /// Seconds that a case takes at least; 0 as long as the peaks are unknown.
     pub(super) fn seconds(&self, case: &Case) -> f64 {
         let seconds = |amount: u64, rate: f64| if rate > 0.0 { amount as f64 / rate / 1e9 } else { 0.0 };
-        seconds(case.flops, self.fma_gflops).max(seconds(case.bytes, self.memory_gbps))
+        let f16 = self.fma_f16_gflops.filter(|_| case.dtype == DType::F16).unwrap_or(0.0);
+        seconds(case.flops, self.fma_gflops.max(f16)).max(seconds(case.bytes, self.memory_gbps))
     }
 }
 
@@ -225,8 +277,9 @@ mod tests {
             cpu_p10_ms: ms,
             cpu_p90_ms: ms,
             runs: 1,
+            drift: None,
         };
-        Row::new(&case, &timing, 0.0, ms)
+        Row::new(&case, &timing, (0.0, ms), None)
     }
 
     #[test]
@@ -253,6 +306,12 @@ mod tests {
         );
         let share = software.share(&row("a/b", "auto", DType::F32, (0, 5_000_000), 1.0), true);
         assert!((share.unwrap() - 0.5).abs() < 1e-9);
+        // f16 rows stand beside the faster of the two rates.
+        let half = |gflops: f64| Peaks { fma_f16_gflops: Some(gflops), ..peaks.clone() };
+        for (dtype, f16_rate, want) in [(DType::F16, 400.0, 0.125), (DType::F16, 25.0, 0.5), (DType::F32, 400.0, 0.5)] {
+            let share = half(f16_rate).share(&row("a/b", "auto", dtype, (50_000_000, 0), 1.0), false);
+            assert!((share.unwrap() - want).abs() < 1e-9, "{dtype} {f16_rate} {share:?}");
+        }
         assert!(peaks.share(&micro[0], false).is_none() && peaks.share(&micro[3], false).is_none());
         assert!(Peaks::default().share(&row("a/b", "auto", DType::F32, (1, 1), 1.0), false).is_none());
     }

@@ -3,7 +3,7 @@
 //! Every figure of a suite stands beside these, taken in the same run; see [`Peaks`](super::Peaks).
 
 use crate::Result;
-use crate::bench::{Case, noise};
+use crate::bench::{Case, Level, compile, noise};
 use crate::runtime::{
     Bind::{Read, Write},
     Kernel, Runtime,
@@ -122,7 +122,7 @@ impl Sizes {
 ///
 /// # Errors
 /// What building the inputs returns.
-pub(super) fn cases(runtime: &Runtime) -> Result<Vec<Case>> {
+pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     let sizes = Sizes::of(runtime);
     let mut cases = vec![fma(runtime, &sizes, DType::F32)?];
     if runtime.profile().features.f16 {
@@ -134,7 +134,19 @@ pub(super) fn cases(runtime: &Runtime) -> Result<Vec<Case>> {
     cases.extend([copy(&source), copy_buffer(&source), read(&source), write_case(runtime, n_words), gather(&source)]);
     cases.extend([launches(runtime, true)?, launches(runtime, false)?, submit(runtime)?]);
     cases.extend([upload(runtime, sizes.transfer_bytes / 4), read_back(&source, sizes.transfer_bytes / 4)]);
+    cases.extend(compile::cases(runtime));
+    if level >= Level::Stress {
+        cases.extend(streams(runtime, 1 << 30));
+    }
     Ok(cases)
+}
+
+/// f32 multiply-adds, as among the cases.
+///
+/// # Errors
+/// What building the inputs returns.
+pub(super) fn f32_rate(runtime: &Runtime) -> Result<Case> {
+    fma(runtime, &Sizes::of(runtime), DType::F32)
 }
 
 fn mib(n_words: usize) -> String {
@@ -337,6 +349,30 @@ fn write_case(runtime: &Runtime, n: usize) -> Case {
     let runtime = runtime.clone();
     let run = move || write(&runtime, n, !SEED);
     exact("micro/write", n, run, |i| word(i, !SEED)).cost(0, 4 * n as u64)
+}
+
+/// Copies, reads and writes of this many bytes, each with a source of its own that is there as long as it is needed.
+fn streams(runtime: &Runtime, bytes: usize) -> Vec<Case> {
+    type Build = fn(&Tensor) -> Case;
+    let again: Build = |source| write_case(source.runtime(), source.len());
+    let all: [(Build, &str, &str, usize); 4] = [
+        (copy, "copy", "kernel", 8),
+        (copy_buffer, "copy", "command", 8),
+        (read, "read", "auto", 4),
+        (again, "write", "auto", 4),
+    ];
+    let n = bytes / 4;
+    let case = |(build, name, variant, per_word): (Build, &str, &str, usize)| {
+        let runtime = runtime.clone();
+        let make = move || build(&write(&runtime, n, SEED)?).into_parts();
+        Case::deferred(format!("{MICRO}/{name}"), mib(n), make)
+            .variant(variant)
+            .dtype(DType::U32)
+            .tolerance(0.0)
+            .cost(0, (per_word * n) as u64)
+            .memory(bytes as u64, 2 * bytes as u64)
+    };
+    all.into_iter().map(case).collect()
 }
 
 /// PCG's output permutation of one step, as in the kernel.

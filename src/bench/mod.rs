@@ -1,9 +1,12 @@
 //! Benchmarks: what an adapter can do at most, and cases over the op families, checked before they are timed.
 
+mod case;
 pub mod compare;
+mod compile;
 mod config;
 #[cfg(feature = "sim")]
 pub mod coverage;
+mod field;
 mod figures;
 pub mod kernel;
 mod measure;
@@ -17,19 +20,19 @@ pub mod sanitize;
 mod saved;
 mod suite;
 
+pub use case::{Case, Gate, Parts};
 pub use compare::By;
 pub use config::{Command, Config, SuiteFlags};
-pub use figures::{Peaks, Row};
+pub use figures::{Peaks, Quality, Row};
 pub use measure::{Timing, measure};
 pub use pages::{ReportFlags, Reports};
 pub use pipeline::TrainingStep;
-pub use suite::{BenchReport, Conditions, Left, SCHEMA, list, run};
+pub use suite::{BenchReport, Clocks, Conditions, Left, SCHEMA, list, run};
 
 use crate::reference::Array;
 use crate::runtime::{Kernel, Runtime};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 use crate::{Error, Result};
-use std::time::Instant;
 
 /// The kernels that only measure.
 #[must_use]
@@ -37,7 +40,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
     micro::KERNELS.iter().collect()
 }
 
-/// How much of a suite to build.
+/// How much of a suite to build; each level has what those before it have.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, serde::Serialize, serde::Deserialize,
 )]
@@ -49,134 +52,10 @@ pub enum Level {
     /// A few shapes per family, under a minute on a software adapter
     #[default]
     Quick,
-    /// Every shape, under ten minutes on a software adapter
+    /// Every shape, under ten minutes on a software adapter; rows of which a run takes over 2 s are skipped
     Full,
-}
-
-/// What a case runs.
-type Run = Box<dyn Fn() -> Result<Tensor>>;
-/// What a case checks: the largest error of a result over its tolerance's scale, or why it is wrong.
-type Check = Box<dyn Fn(&Tensor) -> Result<f64>>;
-
-/// One thing to time: an op on fixed inputs, with the check that its result must pass first.
-pub struct Case {
-    /// The op, as `family/op`.
-    pub name: String,
-    /// Shape as a reader writes it, such as `512x512x512`.
-    pub shape: String,
-    /// Element type of the inputs.
-    pub dtype: DType,
-    /// The variant, such as `plain`, `registers 8x8`, `auto`.
-    pub variant: String,
-    /// Floating-point operations of one run.
-    pub flops: u64,
-    /// Bytes that one run must move.
-    pub bytes: u64,
-    /// Things that one run works off, such as images, and what they are; 0 where there are none to count.
-    pub items: (u64, &'static str),
-    /// Largest error that passes, in the unit that `check` answers.
-    pub tolerance: f64,
-    run: Run,
-    check: Check,
-}
-
-impl Case {
-    /// A case; `check` answers the largest error of a result.
-    pub fn new(
-        name: impl Into<String>,
-        shape: impl Into<String>,
-        run: impl Fn() -> Result<Tensor> + 'static,
-        check: impl Fn(&Tensor) -> Result<f64> + 'static,
-    ) -> Self {
-        Self {
-            name: name.into(),
-            shape: shape.into(),
-            dtype: DType::F32,
-            variant: "auto".into(),
-            flops: 0,
-            bytes: 0,
-            items: (0, ""),
-            tolerance: 1e-4,
-            run: Box::new(run),
-            check: Box::new(check),
-        }
-    }
-
-    /// With this cost of one run: floating-point operations, and bytes that must move.
-    #[must_use]
-    pub fn cost(mut self, flops: u64, bytes: u64) -> Self {
-        (self.flops, self.bytes) = (flops, bytes);
-        self
-    }
-
-    /// With this number of things that one run works off, such as images.
-    #[must_use]
-    pub fn items(mut self, n: u64, what: &'static str) -> Self {
-        self.items = (n, what);
-        self
-    }
-
-    /// With this element type.
-    #[must_use]
-    pub fn dtype(mut self, dtype: DType) -> Self {
-        self.dtype = dtype;
-        self
-    }
-
-    /// With this variant's name.
-    #[must_use]
-    pub fn variant(mut self, variant: impl Into<String>) -> Self {
-        self.variant = variant.into();
-        self
-    }
-
-    /// With this tolerance, in the unit that the check answers.
-    #[must_use]
-    pub fn tolerance(mut self, tolerance: f64) -> Self {
-        self.tolerance = tolerance;
-        self
-    }
-
-    /// Runs once, compilation included, and checks the result: the largest error, and the run's time in ms.
-    ///
-    /// # Errors
-    /// What the op and its check return.
-    pub fn first(&self) -> Result<(f64, f64)> {
-        let start = Instant::now();
-        let out = (self.run)()?;
-        out.runtime().sync()?;
-        let ms = start.elapsed().as_secs_f64() * 1e3;
-        Ok(((self.check)(&out)?, ms))
-    }
-
-    /// Whether an error that [`Case::first`] answered passes.
-    #[must_use]
-    pub fn allows(&self, error: f64) -> bool {
-        error <= self.tolerance
-    }
-
-    /// Runs once and checks the result; answers the largest error.
-    ///
-    /// # Errors
-    /// What the op returns, or [`Error::Device`] if the result is wrong.
-    pub fn verify(&self) -> Result<f64> {
-        let (error, _) = self.first()?;
-        if self.allows(error) {
-            return Ok(error);
-        }
-        Err(Error::Device(format!(
-            "{} {} ({}) is wrong: error {error:e}, {:e} allowed",
-            self.name, self.shape, self.variant, self.tolerance
-        )))
-    }
-
-    /// Times it for about `seconds`, at least 5 runs.
-    ///
-    /// # Errors
-    /// What the op returns.
-    pub fn time(&self, runtime: &Runtime, seconds: f64) -> Result<Timing> {
-        measure(runtime, seconds, || (self.run)().map(drop))
-    }
+    /// As full, with larger shapes, slow rows, and each row repeated until clocks settle; takes as long as it takes
+    Stress,
 }
 
 /// The largest size among errors, infinite if one is not a number: a plain maximum would pass over it.

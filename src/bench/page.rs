@@ -15,6 +15,9 @@ impl Peaks {
         vec![
             ("f32 multiply-add", self.fma_gflops, "GFLOP/s"),
             ("f16 multiply-add", self.fma_f16_gflops.unwrap_or(0.0), "GFLOP/s"),
+            ("u32 multiply and add", self.integer_gops, "Gop/s"),
+            ("dot product of 4 bytes", self.dot4_gops, "Gop/s"),
+            ("atomic addition", self.atomics_gops, "Gop/s"),
             ("copy kernel", self.copy_gbps, "GB/s"),
             ("copy command", self.copy_command_gbps, "GB/s"),
             ("read", self.read_gbps, "GB/s"),
@@ -25,6 +28,8 @@ impl Peaks {
             ("dispatch", self.dispatch_us, "µs"),
             ("dependent dispatch", self.dispatch_chain_us, "µs"),
             ("submit and wait", self.submit_us, "µs"),
+            ("new kernel to first result", self.compile_cold_ms, "ms"),
+            ("known kernel to first result", self.compile_warm_ms, "ms"),
         ]
     }
 
@@ -41,7 +46,7 @@ impl BenchReport {
     pub fn table(&self, wide: bool) -> Table {
         let mut heads = vec!["name", "shape", "type", "variant", ">ms", ">GFLOP/s", ">GB/s", ">peak", ">error"];
         if wide {
-            heads.extend([">p10 ms", ">p90 ms", ">first ms", ">CPU ms", ">runs"]);
+            heads.extend([">p10 ms", ">p90 ms", ">first ms", ">CPU ms", ">runs", ">drift"]);
         }
         let counts = self.rows.iter().any(|row| row.item.is_some());
         if counts {
@@ -64,6 +69,7 @@ impl BenchReport {
             if wide {
                 cells.extend([row.ms_p10, row.ms_p90, row.ms_first, row.cpu_ms].map(number));
                 cells.push(row.runs.to_string());
+                cells.push(row.drift.map(|drift| format!("{drift:.2}")).unwrap_or_default());
             }
             if let (Some(per_s), Some(item)) = (row.items_per_s, &row.item) {
                 cells.push(format!("{} {item}", number(per_s)));
@@ -71,6 +77,26 @@ impl BenchReport {
             table.row(cells);
         }
         table
+    }
+
+    /// Whole methods: their speed beside the quality that they must reach. `None` without such rows.
+    #[must_use]
+    pub fn methods_table(&self) -> Option<Table> {
+        let mut table = Table::new(&["method", "network", ">per second", "quality", ">reached", ">at most"]);
+        let with_quality = || self.rows.iter().filter_map(|row| Some((row, row.quality.as_ref()?)));
+        for (row, quality) in with_quality() {
+            let rate = row.items_per_s.map(|rate| format!("{} {}", number(rate), row.item.as_deref().unwrap_or("")));
+            let variant = if row.variant == "auto" { String::new() } else { format!(", {}", row.variant) };
+            table.row([
+                format!("{}{variant}", row.name),
+                row.shape.clone(),
+                rate.unwrap_or_default(),
+                quality.what.clone(),
+                figure(quality.value),
+                figure(quality.bound),
+            ]);
+        }
+        with_quality().next().map(|_| table)
     }
 
     /// The peaks as a table.
@@ -100,26 +126,46 @@ impl BenchReport {
         let features = &self.adapter.features;
         let named = [(features.f16, "f16"), (features.immediates, "immediates"), (features.timestamps, "timestamps")];
         let named: Vec<&str> = named.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect();
-        page.facts(file.map(|file| ("file", file)).into_iter().chain([
-            ("adapter", format!("{} ({}, vendor {:#06x})", self.adapter.name, self.adapter.kind, self.adapter.vendor)),
-            ("driver", format!("{} {}", self.adapter.driver, self.adapter.driver_info)),
-            ("back end", self.adapter.backend.to_string()),
-            ("subgroups", subgroups),
-            ("features", if named.is_empty() { "none".into() } else { named.join(", ") }),
-            (
-                "limits",
-                format!(
-                    "{} a tensor, {} workgroup memory, {} threads a workgroup, {} storage buffers",
-                    crate::report::bytes(limits.binding_bytes),
-                    crate::report::bytes(limits.workgroup_bytes.into()),
-                    limits.workgroup_threads,
-                    limits.storage_buffers
-                ),
-            ),
-            ("shaders", format!("{} modules", self.conditions.modules)),
-            ("host", format!("{}, {} threads", self.conditions.system, self.conditions.threads)),
-            ("run", format!("{}, leanvision {}, {} s", self.date, self.version, number(self.seconds))),
-        ]));
+        page.facts(
+            file.map(|file| ("file", file))
+                .into_iter()
+                .chain([
+                    (
+                        "adapter",
+                        format!("{} ({}, vendor {:#06x})", self.adapter.name, self.adapter.kind, self.adapter.vendor),
+                    ),
+                    ("driver", format!("{} {}", self.adapter.driver, self.adapter.driver_info)),
+                    ("back end", self.adapter.backend.to_string()),
+                    ("subgroups", subgroups),
+                    ("features", if named.is_empty() { "none".into() } else { named.join(", ") }),
+                    (
+                        "limits",
+                        format!(
+                            "{} a tensor, {} workgroup memory, {} threads a workgroup, {} storage buffers",
+                            crate::report::bytes(limits.binding_bytes),
+                            crate::report::bytes(limits.workgroup_bytes.into()),
+                            limits.workgroup_threads,
+                            limits.storage_buffers
+                        ),
+                    ),
+                    ("shaders", format!("{} modules", self.conditions.modules)),
+                    ("host", format!("{}, {} threads", self.conditions.system, self.conditions.threads)),
+                    (
+                        "run",
+                        format!(
+                            "{}, suite {}, leanvision {}, {} s",
+                            self.date,
+                            self.suite,
+                            self.version,
+                            number(self.seconds)
+                        ),
+                    ),
+                ])
+                .chain(self.clocks.map(|clocks| ("clocks", clocks.to_string()))),
+        );
+        if let Some(message) = &self.lost {
+            page.text(&format!("The device was lost, and the rows after that were not run: {message}"));
+        }
         page.subheading("What the adapter can do at most");
         page.table(&self.peaks_table());
         page.subheading("Roofline");
@@ -131,6 +177,10 @@ impl BenchReport {
         ));
         page.roofline(&self.roofline());
         self.add_bars(page);
+        if let Some(table) = self.methods_table() {
+            page.subheading("Whole methods");
+            page.table(&table);
+        }
         page.fold(&format!("All {} rows as a table", self.rows.len()), |page| page.table(&self.table(true)));
         let list = |page: &mut Page, lefts: &[Left]| page.list(lefts.iter().map(ToString::to_string));
         if !self.wrong.is_empty() {
@@ -157,7 +207,7 @@ impl BenchReport {
         }
         page.subheading("Share of the peak that binds");
         page.text(&format!(
-            "The larger of arithmetic by the f32 multiply-add rate and traffic by the fastest stream of memory, by {}: the \
+            "The larger of arithmetic by the multiply-add rate and traffic by the fastest stream of memory, by {}: the \
              geometric mean over a family's rows. Rows whose data fits a cache can pass 100 %.",
             self.conditions.share_by
         ));
@@ -181,6 +231,11 @@ impl BenchReport {
             }
         });
     }
+}
+
+/// A figure of quality: a share, or the power of ten of an error.
+fn figure(value: f64) -> String {
+    if value == 0.0 || value >= 1e-3 { number(value) } else { format!("{value:.0e}") }
 }
 
 fn percent(share: f64) -> String {

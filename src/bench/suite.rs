@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::config::all_families;
-use super::figures::{Peaks, Row};
+use super::figures::{Peaks, Quality, Row};
 use super::micro::{self, MICRO};
 use super::pipeline::{self, PIPELINE};
 use super::{By, Case, Level, SuiteFlags, kernel};
@@ -18,8 +18,11 @@ use crate::{Error, Result};
 
 /// Version of the report's keys; it grows when one changes its meaning or goes.
 pub const SCHEMA: u32 = 1;
-/// A row whose single run takes longer than this many seconds is skipped.
-const LONGEST_RUN: f64 = 2.0;
+/// Of the longest run that is not skipped: what a row whose inputs are still to be made may take at the peak rates. No
+/// kernel of that size comes closer to them than four times, so that what is made is mostly timed, too.
+const DEFERRED_SHARE: f64 = 0.25;
+/// A case that needs more than this is alone on the device: what the pool kept of those before it is given back.
+const LARGE_BYTES: u64 = 1 << 30;
 
 /// A case that was not timed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -49,6 +52,28 @@ pub struct Conditions {
     pub threads: usize,
 }
 
+/// Whether the adapter kept its pace: the rate of f32 multiply-adds before the rows and behind them.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Clocks {
+    /// Among the peaks, in GFLOP/s.
+    pub fma_gflops_start: f64,
+    /// After the last row, in GFLOP/s.
+    pub fma_gflops_end: f64,
+}
+
+impl fmt::Display for Clocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { fma_gflops_start: start, fma_gflops_end: end } = *self;
+        let kept = 100.0 * end / start;
+        write!(
+            f,
+            "{} GFLOP/s of f32 multiply-adds at the start, {} at the end ({kept:.0} %)",
+            number(start),
+            number(end)
+        )
+    }
+}
+
 /// What a suite found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BenchReport {
@@ -68,6 +93,9 @@ pub struct BenchReport {
     pub conditions: Conditions,
     /// The adapter's peaks.
     pub peaks: Peaks,
+    /// Whether it kept its pace; `None` in older files, or if the device was lost.
+    #[serde(default)]
+    pub clocks: Option<Clocks>,
     /// What was timed.
     pub rows: Vec<Row>,
     /// What was left out, with the reason.
@@ -113,7 +141,7 @@ pub fn list(runtime: &Runtime, flags: &SuiteFlags) -> Result<(String, Value)> {
 
 fn build(runtime: &Runtime, family: &str, level: Level) -> Result<Vec<Case>> {
     match family {
-        MICRO => micro::cases(runtime),
+        MICRO => micro::cases(runtime, level),
         PIPELINE => pipeline::cases(runtime, level),
         _ => kernel::cases(runtime, family, level),
     }
@@ -127,29 +155,40 @@ fn build(runtime: &Runtime, family: &str, level: Level) -> Result<Vec<Case>> {
 /// [`Error::Input`] for an unknown family.
 pub fn run(runtime: &Runtime, flags: &SuiteFlags, quiet: bool) -> Result<BenchReport> {
     flags.check()?;
+    Ok(run_cases(runtime, flags, quiet, build))
+}
+
+/// Runs what `build` makes of each family.
+fn run_cases(
+    runtime: &Runtime,
+    flags: &SuiteFlags,
+    quiet: bool,
+    build: impl Fn(&Runtime, &str, Level) -> Result<Vec<Case>>,
+) -> BenchReport {
     let mut report = BenchReport::new(runtime, flags);
     let start = Instant::now();
     let families = flags.families();
     let mut progress = Progress::new("gpubench", families.len() as u64, "families", quiet);
     for family in families {
-        match report.family(runtime, family, start) {
-            Err(Error::DeviceLost(message)) => {
-                report.lost = Some(message);
-                break;
-            }
-            other => other?,
-        }
+        let lost = report.family(runtime, family, build(runtime, family, flags.suite), start);
         if family == MICRO {
             report.peaks = Peaks::of(&report.rows, runtime.profile().is_software());
         }
+        if let Err(message) = lost {
+            report.lost = Some(message);
+            break;
+        }
         progress.advance(1);
+    }
+    if report.lost.is_none() {
+        report.clocks = report.clocks(runtime);
     }
     for row in &mut report.rows {
         row.share_of_peak = report.peaks.share(row, runtime.profile().is_software());
     }
     report.tuned = runtime.tuning();
     report.seconds = start.elapsed().as_secs_f64();
-    Ok(report)
+    report
 }
 
 /// What became of a case.
@@ -177,6 +216,7 @@ impl BenchReport {
                 threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             },
             peaks: Peaks::default(),
+            clocks: None,
             rows: Vec::new(),
             skipped: Vec::new(),
             wrong: Vec::new(),
@@ -186,9 +226,15 @@ impl BenchReport {
         }
     }
 
-    /// Runs the cases of one family.
-    fn family(&mut self, runtime: &Runtime, family: &str, start: Instant) -> Result<()> {
-        match build(runtime, family, self.suite) {
+    /// Runs the cases of one family; what the device said if it was lost.
+    fn family(
+        &mut self,
+        runtime: &Runtime,
+        family: &str,
+        cases: Result<Vec<Case>>,
+        start: Instant,
+    ) -> std::result::Result<(), String> {
+        match cases {
             Ok(cases) => self.cases(runtime, cases, start),
             Err(error) => {
                 let left = |reason| Left {
@@ -203,7 +249,7 @@ impl BenchReport {
         }
     }
 
-    fn cases(&mut self, runtime: &Runtime, cases: Vec<Case>, start: Instant) -> Result<()> {
+    fn cases(&mut self, runtime: &Runtime, cases: Vec<Case>, start: Instant) -> std::result::Result<(), String> {
         for case in cases {
             let left = |reason| Left {
                 name: case.name.clone(),
@@ -229,35 +275,57 @@ impl BenchReport {
     }
 
     /// Files an error: what the adapter cannot do is skipped, anything else is wrong; a lost device is passed on.
-    fn file(&mut self, error: Error, left: impl Fn(String) -> Left) -> Result<()> {
+    fn file(&mut self, error: Error, left: impl Fn(String) -> Left) -> std::result::Result<(), String> {
         let reason = error.to_string();
         match error {
-            Error::DeviceLost(_) => return Err(error),
-            Error::Limit { .. } | Error::OutOfMemory { .. } | Error::Feature { .. } => self.skipped.push(left(reason)),
+            Error::DeviceLost(message) => return Err(message),
+            Error::Limit { .. } | Error::OutOfMemory { .. } | Error::Feature { .. } | Error::NoAdapter(_) => {
+                self.skipped.push(left(reason));
+            }
             _ => self.wrong.push(left(reason)),
         }
         Ok(())
     }
 
     fn case(&self, runtime: &Runtime, case: &Case) -> Result<Outcome> {
+        // What an adapter can do at most is wanted from every adapter.
+        let longest = if case.is_micro() { f64::INFINITY } else { self.suite.longest_run() };
         let slow = |seconds: f64| Outcome::Skipped(format!("slow: a run takes {} s", number(seconds)));
         let at_least = self.peaks.seconds(case);
-        if at_least > LONGEST_RUN {
+        if at_least > longest * if case.is_deferred() { DEFERRED_SHARE } else { 1.0 } {
             return Ok(Outcome::Skipped(format!("slow: a run takes {} s at the peak rates", number(at_least))));
+        }
+        case.fits(runtime)?;
+        if case.memory.1 > LARGE_BYTES {
+            runtime.trim()?;
         }
         let (error, ms_first) = case.first()?;
         if !case.allows(error) {
             return Ok(Outcome::Wrong(format!("error {error:.1e}, {:.1e} allowed", case.tolerance)));
         }
-        if ms_first > 1e3 * LONGEST_RUN {
+        if ms_first > 1e3 * longest {
             // Compilation may have taken most of it.
             let (_, ms) = case.first()?;
-            if ms > 1e3 * LONGEST_RUN {
+            if ms > 1e3 * longest {
                 return Ok(slow(ms / 1e3));
             }
         }
+        let quality = case.quality()?.map(|(what, value, bound)| Quality { what: what.to_string(), value, bound });
+        // Not a number is no quality.
+        if let Some(Quality { what, value, bound }) = quality.as_ref().filter(|q| q.value.is_nan() || q.value > q.bound)
+        {
+            return Ok(Outcome::Wrong(format!("{what}: {value:.3}, at most {bound} wanted")));
+        }
         let timing = case.time(runtime, self.suite.row_seconds())?;
-        Ok(Outcome::Timed(Box::new(Row::new(case, &timing, error, ms_first))))
+        Ok(Outcome::Timed(Box::new(Row::new(case, &timing, (error, ms_first), quality))))
+    }
+
+    /// The rate of f32 multiply-adds once more, beside what it was at the start.
+    fn clocks(&self, runtime: &Runtime) -> Option<Clocks> {
+        let fma = micro::f32_rate(runtime).ok()?;
+        let timing = fma.time(runtime, self.suite.row_seconds()).ok()?;
+        let [start, end] = [self.peaks.fma_gflops, fma.flops as f64 / timing.median_ms / 1e6];
+        (start > 0.0).then_some(Clocks { fma_gflops_start: start, fma_gflops_end: end })
     }
 
     /// Whether every row was right and the device is still there.
@@ -290,7 +358,13 @@ impl fmt::Display for BenchReport {
         writeln!(f, "{}, {} modules", self.adapter, self.conditions.modules)?;
         let peaks: Vec<String> = self.peaks.list().into_iter().map(|(name, value)| format!("{name} {value}")).collect();
         writeln!(f, "peaks: {}", peaks.join(", "))?;
+        if let Some(clocks) = &self.clocks {
+            writeln!(f, "clocks: {clocks}")?;
+        }
         write!(f, "{}", self.table(false))?;
+        if let Some(table) = self.methods_table() {
+            write!(f, "\n\n{table}")?;
+        }
         if !self.tuned.is_empty() {
             let faster = self.tuned.iter().filter(|tuned| tuned.variant != tuned.default).count();
             write!(f, "\ntuned: {} kinds of problems, the default beaten in {faster}", self.tuned.len())?;
@@ -299,6 +373,9 @@ impl fmt::Display for BenchReport {
             for left in lefts {
                 write!(f, "\n{title} {left}")?;
             }
+        }
+        if let Some(message) = &self.lost {
+            write!(f, "\nLOST {message}: the rows after it were not run")?;
         }
         Ok(())
     }
@@ -343,7 +420,94 @@ mod tests {
         assert!(report.to_string().contains("WRONG wrong 1 f32 auto: error 1.1e-3, 1.0e-3 allowed"), "{report}");
 
         let lost = vec![case("before", 0.0), fails("lost", Error::DeviceLost("gone".into())), case("after", 0.0)];
-        assert!(matches!(report.cases(&runtime, lost, Instant::now()), Err(Error::DeviceLost(_))));
+        assert_eq!(report.cases(&runtime, lost, Instant::now()), Err("gone".into()));
         assert_eq!(report.rows.len(), 2);
+    }
+
+    #[test]
+    fn a_lost_device_leaves_what_was_finished() {
+        let Ok(runtime) = Runtime::new(&DeviceChoice::default()) else {
+            eprintln!("skipped: no adapter");
+            return;
+        };
+        let flags = SuiteFlags { suite: Level::Quick, family: vec!["matmul".into(), "sort".into()] };
+        let planted = |runtime: &Runtime, family: &str, _: Level| -> Result<Vec<Case>> {
+            let x = Tensor::from_slice(runtime, &[1.0f32], &[1])?;
+            let case = |name: String, destroy: bool| {
+                let x = x.clone();
+                let run = move || {
+                    if destroy {
+                        x.runtime().device().destroy();
+                    }
+                    crate::ops::elementwise::add(&x, &x)
+                };
+                Case::new(name, "1", run, |out| Ok(f64::from(out.item::<f32>()?) - 2.0))
+            };
+            let named = |op: &str, destroy| case(format!("{family}/{op}"), destroy);
+            Ok(vec![named("before", false), named("now", family == "matmul"), named("after", false)])
+        };
+        let report = run_cases(&runtime, &flags, true, planted);
+        let names: Vec<&str> = report.rows.iter().map(|row| row.name.as_str()).collect();
+        assert_eq!(names, ["micro/before", "micro/now", "micro/after", "matmul/before"]);
+        assert!(report.lost.is_some() && report.clocks.is_none() && report.wrong.is_empty(), "{report}");
+        let error = report.verdict().unwrap_err();
+        assert!(matches!(error, Error::DeviceLost(_)) && !error.is_bad_input());
+        assert!(report.to_string().contains("LOST ") && report.page().html().contains("The device was lost"));
+        // What is written is read again, as far as it goes.
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("lost.json");
+        std::fs::write(&file, serde_json::to_vec(&report).unwrap()).unwrap();
+        let read = BenchReport::read(&file).unwrap();
+        assert_eq!((read.rows.len(), read.lost), (4, report.lost));
+    }
+
+    #[test]
+    fn methods_without_quality_are_wrong() {
+        let Ok(runtime) = Runtime::new(&DeviceChoice::default()) else {
+            eprintln!("skipped: no adapter");
+            return;
+        };
+        let x = Tensor::from_slice(&runtime, &[1.0f32], &[1]).unwrap();
+        let case = |value: f64| {
+            let x = x.clone();
+            Case::deferred("pipeline/a", "1", move || {
+                let x = x.clone();
+                let gate = super::super::Gate::new("loss", 0.5, move || Ok(value));
+                Ok(super::super::Parts::new(move || Ok(x.clone()), |_| Ok(0.0)).gate(gate))
+            })
+        };
+        let mut report = BenchReport::new(&runtime, &SuiteFlags::default());
+        report.cases(&runtime, [0.5, 0.6, f64::NAN].map(case).into(), Instant::now()).unwrap();
+        let want = Quality { what: "loss".into(), value: 0.5, bound: 0.5 };
+        assert_eq!(report.rows.iter().map(|row| row.quality.clone()).collect::<Vec<_>>(), [Some(want)]);
+        let reasons: Vec<&str> = report.wrong.iter().map(|left| left.reason.as_str()).collect();
+        assert_eq!(reasons, ["loss: 0.600, at most 0.5 wanted", "loss: NaN, at most 0.5 wanted"]);
+        assert!(report.verdict().is_err() && report.to_string().contains("quality"));
+    }
+
+    #[test]
+    fn what_is_skipped_is_never_made() {
+        let options = crate::RuntimeOptions { memory_limit: Some(1 << 20), ..crate::RuntimeOptions::default() };
+        let Ok(runtime) = Runtime::with_options(&DeviceChoice::default(), options) else {
+            eprintln!("skipped: no adapter");
+            return;
+        };
+        let mut report = BenchReport::new(&runtime, &SuiteFlags { suite: Level::Full, family: Vec::new() });
+        report.peaks.fma_gflops = 1.0;
+        let deferred = || Case::deferred("a/b", "1", || Err(Error::Device("made".into())));
+        // At the peak rates 0.4 s and 0.6 s: four times as much is the least that such a row takes.
+        let cases =
+            vec![deferred().cost(400_000_000, 0), deferred().cost(600_000_000, 0), deferred().memory(0, 1 << 21)];
+        report.cases(&runtime, cases, Instant::now()).unwrap();
+        assert_eq!(report.wrong.len(), 1);
+        let reasons: Vec<&str> = report.skipped.iter().map(|left| left.reason.as_str()).collect();
+        assert!(
+            reasons.len() == 2 && reasons[0].starts_with("slow") && reasons[1].contains("memory limit"),
+            "{reasons:?}"
+        );
+        // Stress has time for everything.
+        report.suite = Level::Stress;
+        report.cases(&runtime, vec![deferred().cost(600_000_000_000, 0)], Instant::now()).unwrap();
+        assert_eq!(report.wrong.len(), 2);
     }
 }

@@ -37,6 +37,8 @@ pub struct Summary {
     /// Bytes of the activations that live at the same time, at most, in f32 for one image: each layer's input and
     /// output, and the input of a residual block while its branch runs.
     pub activation_bytes: u64,
+    /// Bytes of the largest activation, in f32 for one image.
+    pub largest_bytes: u64,
 }
 
 impl Plan {
@@ -46,7 +48,7 @@ impl Plan {
     /// [`Error::Input`] if the image is too small for a layer, or of another size than a transformer's or a flattened
     /// layer's weights are made for.
     pub fn summary(&self, image: [usize; 2]) -> Result<Summary> {
-        let mut walk = Walk { params: &self.params, rows: Vec::new(), peak: 0 };
+        let mut walk = Walk { params: &self.params, rows: Vec::new(), peak: 0, largest: size(&image) };
         match &self.body {
             Body::Conv(steps) => {
                 let channels = steps.iter().find_map(|s| if let Step::Conv(c) = s { Some(c.n_in) } else { None });
@@ -54,13 +56,14 @@ impl Plan {
             }
             Body::Vit(vit) => walk.vit(vit, image)?,
         }
-        let (rows, peak) = (walk.rows, walk.peak);
+        let Walk { rows, peak, largest, .. } = walk;
         Ok(Summary {
             params: self.params.n_trained(),
             statistics: self.params.n_stored() - self.params.n_trained(),
             multiply_adds: rows.iter().map(|r| r.multiply_adds).sum(),
             weight_bytes: 4 * self.params.n_stored(),
             activation_bytes: 4 * peak,
+            largest_bytes: 4 * largest,
             rows,
         })
     }
@@ -71,6 +74,8 @@ struct Walk<'a> {
     rows: Vec<LayerRow>,
     /// Most values alive at once.
     peak: u64,
+    /// Most values of one activation.
+    largest: u64,
 }
 
 /// Number of values of a shape.
@@ -104,6 +109,7 @@ impl Walk<'_> {
     /// Notes a layer that reads `live` values besides those it writes.
     fn row(&mut self, name: &str, op: String, output: &[usize], params: u64, multiply_adds: u64, live: u64) {
         self.peak = self.peak.max(live + size(output));
+        self.largest = self.largest.max(size(output));
         self.rows.push(LayerRow { name: name.into(), op, output: output.to_vec(), params, multiply_adds });
     }
 
@@ -220,6 +226,8 @@ impl Walk<'_> {
             let (fc1, fc2) = (&block.fc1, &block.fc2);
             let params = self.linear_params(fc1) + self.linear_params(fc2) + self.layer_norm_params(&block.norm2);
             let hidden = (tokens * fc1.n_out) as u64;
+            let packed = if let Qkv::Packed(_) = &block.qkv { 3 * n } else { n };
+            self.largest = self.largest.max(hidden).max(packed);
             let op = format!("mlp {}{}, layer norm", fc1.n_out, act_name(fc1.act));
             // The sum's other side, the hidden values and the result.
             self.row(&format!("{}.mlp", block.name), op, &shape, params, 2 * hidden * width as u64, n + hidden);

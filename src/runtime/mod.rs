@@ -9,6 +9,7 @@ mod kernel;
 mod pipeline;
 mod plan;
 mod profile;
+mod salt;
 #[cfg(feature = "sim")]
 mod simulated;
 mod tune;
@@ -220,6 +221,12 @@ impl Runtime {
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.recorder().counts
+    }
+
+    /// Forgets every compiled kernel; those compiled from now on are others to the driver, by `salt`, with the same results.
+    pub(crate) fn forget_pipelines(&self, salt: u32) {
+        self.0.pipelines.forget(salt);
+        self.recorder().forget_bind_groups();
     }
 
     /// A number for a recorded op, larger than all before it.

@@ -1,12 +1,12 @@
 //! Compiled kernels, kept by (kernel, element types, override values), and on disk where the back end can.
 
-use super::Inner;
 use super::kernel::{Bind, Kernel};
+use super::Inner;
 use crate::tensor::DType;
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -38,6 +38,8 @@ pub(super) struct Pipelines {
     layouts: Mutex<HashMap<(Vec<Bind>, bool), wgpu::BindGroupLayout>>,
     next_id: AtomicU64,
     disk: Option<Disk>,
+    /// What modules are salted with; 0 leaves them as they are.
+    salt: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -55,6 +57,12 @@ impl Pipelines {
             .filter(|_| device.features().contains(wgpu::Features::PIPELINE_CACHE))
             .and_then(|folder| Disk::open(device, info, folder));
         Self { disk, ..Self::default() }
+    }
+
+    /// Forgets what was built; what is built from now on is salted.
+    pub(super) fn forget(&self, salt: u32) {
+        self.salt.store(salt, Ordering::Relaxed);
+        lock(&self.built).clear();
     }
 
     pub(super) fn get(
@@ -90,7 +98,11 @@ impl Pipelines {
         let label = kernel.label();
         check(inner, kernel, types, overrides)?;
         let uniform = kernel.params_bytes > 0 && !inner.profile.features.immediates;
-        let module = kernel.module(types, uniform)?;
+        let mut module = kernel.module(types, uniform)?;
+        match self.salt.load(Ordering::Relaxed) {
+            0 => {}
+            salt => super::salt::salt(&mut module, salt),
+        }
         let known = |name: &str| module.overrides.iter().any(|(_, o)| o.name.as_deref() == Some(name));
         let constants: Vec<(&str, f64)> =
             overrides.iter().filter(|(name, _)| known(name)).map(|(name, value)| (*name, f64::from(*value))).collect();

@@ -68,6 +68,17 @@ fn gpubench_lists_what_it_would_run() {
 }
 
 #[test]
+fn gpubench_lists_what_only_stress_runs() {
+    let rows = |suite: &str| ran(&["list", "--family", "sort", "--suite", suite]);
+    let (Some(full), Some(stress)) = (rows("full"), rows("stress")) else { return };
+    let names = |text: &str, part: &str| text.lines().filter(|line| line.contains(part)).count();
+    assert!(stress.contains("rows of --suite stress"), "{stress}");
+    // Pairs of the target, and the largest scan.
+    assert_eq!((names(&full, "sort_pairs  "), names(&full, "20000000")), (names(&stress, "sort_pairs  "), 1));
+    assert_eq!((names(&full, "67108864"), names(&stress, "67108864")), (0, 1));
+}
+
+#[test]
 fn gpubench_report_has_its_keys_and_finite_figures() {
     let folder = tempfile::tempdir().unwrap();
     let (json, out) = (folder.path().join("run.json"), folder.path().join("out"));
@@ -95,10 +106,17 @@ fn gpubench_report_has_its_keys_and_finite_figures() {
 
     // JSON has no NaN and no infinity: one would come out as null.
     let peaks = report["peaks"].as_object().unwrap();
-    for (name, value) in peaks.iter().filter(|(name, _)| *name != "fma_f16_gflops") {
+    for (name, value) in peaks.iter().filter(|(name, _)| !name.starts_with("fma_f16_")) {
         assert!(value.as_f64().is_some_and(|v| v > 0.0), "{name} {value}");
     }
-    assert_eq!(peaks["fma_f16_gflops"].is_f64(), adapter["features"]["f16"] == true);
+    for name in ["fma_f16_gflops", "fma_f16_gflop_per_cpu_s"] {
+        assert_eq!(peaks[name].is_f64(), adapter["features"]["f16"] == true, "{name}");
+    }
+    let [cold, warm] = ["cold", "warm"].map(|key| peaks[format!("compile_{key}_ms").as_str()].as_f64().unwrap());
+    assert!(warm < cold, "kernels the driver knows take {warm} ms, those it does not {cold} ms");
+    for key in ["fma_gflops_start", "fma_gflops_end"] {
+        assert!(report["clocks"][key].as_f64().is_some_and(|v| v > 0.0), "{}", report["clocks"]);
+    }
     let rows = report["rows"].as_array().unwrap();
     assert!(rows.len() > 10, "{}", rows.len());
     for row in rows {
@@ -108,9 +126,11 @@ fn gpubench_report_has_its_keys_and_finite_figures() {
         for key in ["ms_median", "ms_p10", "ms_p90", "ms_first", "cpu_ms"] {
             assert!(row[key].as_f64().is_some_and(|v| v > 0.0), "{key} of {row}");
         }
-        for key in ["cpu_ms_p10", "cpu_ms_p90", "gflops", "gbps", "max_error"] {
+        for key in ["cpu_ms_p10", "cpu_ms_p90", "gflops", "gbps", "max_error", "tolerance"] {
             assert!(row[key].as_f64().is_some_and(|v| v >= 0.0), "{key} of {row}");
         }
+        assert!(row["max_error"].as_f64() <= row["tolerance"].as_f64() && row["quality"].is_null(), "{row}");
+        assert!(row["drift"].is_null() || row["drift"].as_f64().is_some_and(|v| v > 0.0), "{row}");
         assert_eq!(row["items_per_s"].is_f64(), row["item"].is_string(), "{row}");
         assert!(row["runs"].as_u64().is_some_and(|runs| runs > 0), "{row}");
         let is_micro = row["name"].as_str().unwrap().starts_with("micro/");

@@ -11,7 +11,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     let shapes: &[(usize, usize, usize)] = match level {
         Level::Tiny => &[(5, 13, 3), (4, 8, 1)],
         Level::Quick => &[(128, 32, 3)],
-        Level::Full => &[(128, 32, 3), (128, 28, 1), (32, 224, 3)],
+        Level::Full | Level::Stress => &[(128, 32, 3), (128, 28, 1), (32, 224, 3)],
     };
     let options = CropFlip { pad: 4, flip: true, key: Key::new(1, stream::CROP_FLIP, 2) };
     let mut cases = Vec::new();

@@ -8,7 +8,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     let sizes: &[usize] = match level {
         Level::Tiny => &[1001],
         Level::Quick => &[1 << 22],
-        Level::Full => &[1 << 16, 1 << 24],
+        Level::Full | Level::Stress => &[1 << 16, 1 << 24],
     };
     let mut cases = Vec::new();
     for &n in sizes {

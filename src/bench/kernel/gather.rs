@@ -33,7 +33,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     let shapes: &[(usize, usize, usize)] = match level {
         Level::Tiny => &[(50, 48, 90), (50, 5, 90)],
         Level::Quick => &[(4096, 768, 4096)],
-        Level::Full => &[(4096, 768, 4096), (65_536, 64, 65_536), (4096, 5, 65_536)],
+        Level::Full | Level::Stress => &[(4096, 768, 4096), (65_536, 64, 65_536), (4096, 5, 65_536)],
     };
     for &(v, d, n) in shapes {
         let ((table, want), (ids, picked)) = (noise(runtime, &[v, d], 1)?, ids(runtime, n, v)?);

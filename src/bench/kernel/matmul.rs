@@ -47,7 +47,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     let shapes = match level {
         Level::Tiny => TINY,
         Level::Quick => &SHAPES[..4],
-        Level::Full => SHAPES,
+        Level::Full | Level::Stress => SHAPES,
     };
     let mut cases = Vec::new();
     for (i, &(batch, m, k, n, b_batched)) in shapes.iter().enumerate() {
@@ -83,7 +83,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     let gradients = match level {
         Level::Tiny => &[(300, 16, 20)],
         Level::Quick => &GRADIENTS[..1],
-        Level::Full => GRADIENTS,
+        Level::Full | Level::Stress => GRADIENTS,
     };
     for (i, &(k, m, n)) in gradients.iter().enumerate() {
         let ((a, ra), (b, rb)) =

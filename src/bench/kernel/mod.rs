@@ -1,10 +1,11 @@
-//! The cases of each op family, one file per family.
+//! The cases of each op family, one file per family, and those for GPUs in a file of their own.
 
 mod attention;
 mod augment;
 mod conv;
 mod elementwise;
 mod gather;
+mod large;
 mod matmul;
 mod norm;
 mod optim;
@@ -55,7 +56,11 @@ pub fn families() -> Vec<&'static str> {
 /// [`Error::Input`] for an unknown family, else what building the inputs returns.
 pub fn cases(runtime: &Runtime, family: &str, level: Level) -> Result<Vec<Case>> {
     match FAMILIES.iter().find(|(name, _)| *name == family) {
-        Some((_, build)) => build(runtime, level),
+        Some((_, build)) => {
+            let mut cases = build(runtime, level)?;
+            cases.extend(large::cases(runtime, family, level));
+            Ok(cases)
+        }
         None => Err(Error::Input(format!("no family is called '{family}'; there are {}", families().join(", ")))),
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     let (shapes, images) = match level {
         Level::Tiny => (&[(5, 192), (4, 1001)][..], &[&[3, 6, 6, 16][..]][..]),
         Level::Quick => (&SHAPES[..2], &IMAGES[..1]),
-        Level::Full => (SHAPES, IMAGES),
+        Level::Full | Level::Stress => (SHAPES, IMAGES),
     };
     let mut cases = Vec::new();
     for &(n_rows, n) in shapes {

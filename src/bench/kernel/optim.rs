@@ -53,7 +53,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     let shapes = match level {
         Level::Tiny => &[(5, 301)],
         Level::Quick => &SHAPES[..1],
-        Level::Full => SHAPES,
+        Level::Full | Level::Stress => SHAPES,
     };
     let mut cases = Vec::new();
     for &shape in shapes {

@@ -17,7 +17,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     let shapes = match level {
         Level::Tiny => TINY,
         Level::Quick => &SHAPES[..2],
-        Level::Full => SHAPES,
+        Level::Full | Level::Stress => SHAPES,
     };
     let mut cases = Vec::new();
     for (i, &(m, k, n)) in shapes.iter().enumerate() {

@@ -13,7 +13,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     let n: usize = match level {
         Level::Tiny => 3001,
         Level::Quick => 1 << 20,
-        Level::Full => 1 << 24,
+        Level::Full | Level::Stress => 1 << 24,
     };
     let largest = |got: &[f32], want: &[f64]| worst(got.iter().zip(want).map(|(g, w)| f64::from(*g) - w));
     let rt = runtime.clone();

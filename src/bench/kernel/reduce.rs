@@ -21,7 +21,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     let (shapes, ops) = match level {
         Level::Tiny => (TINY, OPS),
         Level::Quick => (&SHAPES[1..4], &OPS[..1]),
-        Level::Full => (SHAPES, OPS),
+        Level::Full | Level::Stress => (SHAPES, OPS),
     };
     let mut cases = Vec::new();
     for &(shape, axes) in shapes {

@@ -12,7 +12,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     let shapes = match level {
         Level::Tiny => &[(203, 24, 17), (64, 5, 1)],
         Level::Quick => &SHAPES[..1],
-        Level::Full => SHAPES,
+        Level::Full | Level::Stress => SHAPES,
     };
     let mut cases = Vec::new();
     for (seed, &(n, d, n_rows)) in shapes.iter().enumerate() {

@@ -31,7 +31,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     let (shapes, losses) = match level {
         Level::Tiny => (&[(5, 197), (3, 1001)][..], &[(6, 100)][..]),
         Level::Quick => (&SHAPES[..2], &LOSSES[..1]),
-        Level::Full => (SHAPES, LOSSES),
+        Level::Full | Level::Stress => (SHAPES, LOSSES),
     };
     let mut cases = Vec::new();
     for &(n_rows, n) in shapes {

@@ -20,7 +20,7 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     let sizes: &[usize] = match level {
         Level::Tiny => &[3001],
         Level::Quick => &[1 << 20],
-        Level::Full => &[1 << 16, 1 << 20, 1 << 22],
+        Level::Full | Level::Stress => &[1 << 16, 1 << 20, 1 << 22],
     };
     let mut cases = Vec::new();
     for &n in sizes {

@@ -9,7 +9,9 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     let shapes: &[(usize, usize, usize)] = match level {
         Level::Tiny => &[(3, 1501, 20), (2, 1501, 200)],
         Level::Quick => &[(256, 10_000, 20), (256, 10_000, 200)],
-        Level::Full => &[(256, 10_000, 20), (256, 10_000, 200), (4096, 1000, 5), (1, 1 << 22, 32), (1, 1 << 22, 1024)],
+        Level::Full | Level::Stress => {
+            &[(256, 10_000, 20), (256, 10_000, 200), (4096, 1000, 5), (1, 1 << 22, 32), (1, 1 << 22, 1024)]
+        }
     };
     let mut cases = Vec::new();
     for &(rows, n, k) in shapes {
