@@ -1,7 +1,7 @@
 //! Compiled kernels, kept by (kernel, element types, override values), and on disk where the back end can.
 
-use super::kernel::{Bind, Kernel};
 use super::Inner;
+use super::kernel::{Bind, Kernel};
 use crate::tensor::DType;
 use crate::{Error, Result};
 use std::collections::HashMap;

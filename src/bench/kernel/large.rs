@@ -5,7 +5,7 @@ use crate::bench::field::Field;
 use crate::bench::{Case, Level, Parts, worst};
 use crate::ops::attention::{Attention, attention, attention_with_lse, backward::gradients};
 use crate::ops::conv::{Conv2d, conv2d, input_gradient, weight_gradient};
-use crate::ops::matmul::matmul;
+use crate::ops::matmul::{Variant, matmul, matmul_with};
 use crate::ops::random::{Key, bits};
 use crate::ops::{Act, elementwise, gather, norm, reduce, softmax, sort, topk};
 use crate::reference::{self, Array};
@@ -21,7 +21,10 @@ pub(super) fn cases(runtime: &Runtime, family: &str, level: Level) -> Vec<Case> 
     if level >= Level::Full {
         // The shapes of the targets.
         match family {
-            "matmul" => cases.push(product(runtime, [4096; 3], DType::F32)),
+            "matmul" => {
+                cases.push(product(runtime, None, [4096; 3], DType::F32));
+                cases.extend(halves(runtime, 4096));
+            }
             "attention" => {
                 if floats.contains(&DType::F16) {
                     cases.push(attend(runtime, [64, 197, 12, 64], DType::F16));
@@ -35,8 +38,9 @@ pub(super) fn cases(runtime: &Runtime, family: &str, level: Level) -> Vec<Case> 
     if level >= Level::Stress {
         match family {
             "matmul" => {
-                cases.extend(each(&|dtype| product(runtime, [8192; 3], dtype)));
-                cases.extend(each(&|dtype| product(runtime, [12_608, 768, 3072], dtype)));
+                cases.push(product(runtime, None, [8192; 3], DType::F32));
+                cases.extend(halves(runtime, 8192));
+                cases.extend(each(&|dtype| product(runtime, None, [12_608, 768, 3072], dtype)));
             }
             "attention" => {
                 let shapes = [[64, 197, 12, 64], [64, 1024, 12, 64]];
@@ -95,16 +99,33 @@ fn sampled(out: &Tensor, n_points: usize, want: impl Fn(usize) -> f64) -> Result
     Ok(worst(errors))
 }
 
-fn product(runtime: &Runtime, [m, k, n]: [usize; 3], dtype: DType) -> Case {
+/// Square products in f16 by the variants that GPUs choose among; none without f16.
+fn halves(runtime: &Runtime, n: usize) -> Vec<Case> {
+    let profile = runtime.profile();
+    if !profile.features.f16 {
+        return Vec::new();
+    }
+    let tiled = |v: &Variant| matches!(v, Variant::Tiled64 | Variant::Tiled128) && !profile.is_software();
+    let fits = |v: &&Variant| v.runs_on(profile, DType::F16) && (tiled(v) || v.is_cooperative());
+    let variants = std::iter::once(None).chain(Variant::ALL.iter().filter(fits).copied().map(Some));
+    variants.map(|variant| product(runtime, variant, [n; 3], DType::F16)).collect()
+}
+
+fn product(runtime: &Runtime, variant: Option<Variant>, [m, k, n]: [usize; 3], dtype: DType) -> Case {
     let (runtime, a, b) = (runtime.clone(), Field::new(1, dtype), Field::new(2, dtype));
     let make = move || {
         let (x, y) = (a.tensor(&runtime, &[m, k])?, b.tensor(&runtime, &[k, n])?);
         let want = move |i: usize| a.values(i / n * k, k, 1).zip(b.values(i % n, k, n)).map(|(a, b)| a * b).sum();
-        Ok(Parts::new(move || matmul(&x, &y), move |out| sampled(out, 48, want)))
+        let run = move || match variant {
+            None => matmul(&x, &y),
+            Some(variant) => matmul_with(variant, &x, &y),
+        };
+        Ok(Parts::new(run, move |out| sampled(out, 48, want)))
     };
     // Sums of 8192 products stay below some 150: in f16 half a step of 2^-3, in f32 thousands of roundings of 2^-18.
     case("matmul/matmul", format!("{m}x{k}x{n}"), dtype, &[m * k, k * n, m * n], make)
         .flops(2 * m * k * n)
+        .variant(variant.map_or_else(|| "auto".to_owned(), |v| format!("{v:?}").to_lowercase()))
         .tolerance(if dtype == DType::F16 { 0.07 } else { 2e-3 })
 }
 
@@ -370,7 +391,7 @@ mod tests {
         };
         let rt = &runtime;
         let mut cases = vec![
-            product(rt, [70, 33, 50], DType::F32),
+            product(rt, None, [70, 33, 50], DType::F32),
             attend(rt, [3, 37, 2, 16], DType::F32),
             attend_backward(rt, [3, 37, 2, 16]),
             sorted_pairs(rt, 5001),
@@ -387,7 +408,8 @@ mod tests {
             cases.extend(passes.map(|pass| conv(rt, [3, 8, 12, 3, 20, stride], pass)));
         }
         if rt.profile().features.f16 {
-            cases.extend([product(rt, [70, 33, 50], DType::F16), attend(rt, [3, 37, 2, 16], DType::F16)]);
+            cases.extend(halves(rt, 70));
+            cases.push(attend(rt, [3, 37, 2, 16], DType::F16));
         }
         for case in cases {
             assert!(case.is_deferred());

@@ -29,7 +29,7 @@ const TINY: &[(usize, usize, usize, usize, bool)] =
     &[(1, 37, 40, 36, false), (2, 17, 33, 50, true), (1, 1, 70, 100, false), (1, 100, 70, 1, false)];
 
 /// Sides of square f16 products.
-const HALVES: &[usize] = &[1024, 4096];
+const HALVES: &[usize] = &[1024];
 
 /// `a` stored `[k, m]`, times `[k, n]`, as for the gradient of a weight: k, m, n.
 const GRADIENTS: &[(usize, usize, usize)] = &[(131_072, 16, 16), (65_536, 64, 64), (65_536, 144, 16), (8192, 192, 768)];
@@ -120,10 +120,7 @@ fn halves(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     let sides: &[usize] = match level {
         _ if !profile.features.f16 => &[],
         Level::Tiny => &[70],
-        Level::Quick => &HALVES[..1],
-        // Software adapters take minutes for the larger one.
-        _ if profile.is_software() => &HALVES[..1],
-        Level::Full => HALVES,
+        _ => HALVES,
     };
     let mut cases = Vec::new();
     for (i, &n) in sides.iter().enumerate() {
