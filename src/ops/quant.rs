@@ -14,6 +14,7 @@
 use super::act::{ACT, Act};
 use super::checks::{need_float, need_one_device};
 use super::rows::{ALONE_SIZES, alone_grid};
+use super::tune::defaults::{Defaults, up_to};
 use super::tune::{Question, Variants, choose, noise, rounding};
 use super::{elementwise, matmul, reduce};
 use crate::autograd::{record, refuse, wants};
@@ -254,13 +255,7 @@ impl Variant {
     /// The variant for `n_rows` rows.
     #[must_use]
     pub fn choose(profile: &DeviceProfile, n_rows: usize) -> Self {
-        // Measured on lavapipe 22.3; for GPUs by the share of the tiles that is in use.
-        let (few, some, tiles) = if profile.is_software() { (2, 32, Self::Registers) } else { (4, 512, Self::Tiled) };
-        match n_rows {
-            n if n <= few => Self::Row,
-            n if n <= some => tiles,
-            _ => Self::Unpacked,
-        }
+        up_to(Defaults::of(profile).quant, n_rows).unwrap_or(Self::Plain)
     }
 }
 

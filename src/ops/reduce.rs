@@ -7,6 +7,7 @@
 use super::checks::need_float;
 use super::elementwise;
 use super::rows::{ALONE_SIZES, SHARED_SIZES, alone_grid, shared_size};
+use super::tune::defaults::Defaults;
 use super::tune::{Question, Variants, choose, noise, rounding};
 use crate::autograd::record;
 use crate::runtime::{
@@ -213,7 +214,7 @@ impl ReduceVariant {
 
     fn choose(runtime: &Runtime, n_reduced: usize) -> Self {
         let profile = runtime.profile();
-        if profile.is_software() || n_reduced <= 32 {
+        if n_reduced <= Defaults::of(profile).row_alone {
             Self::Vec4
         } else if profile.features.subgroup {
             Self::Subgroup

@@ -1,5 +1,6 @@
 //! How ops over rows spread them: a row to an invocation, or a row to a workgroup.
 
+use super::tune::defaults::Defaults;
 use super::tune::{Question, Variants, choose, rounding};
 use crate::Result;
 use crate::runtime::{DeviceProfile, Kernel, Runtime};
@@ -82,7 +83,7 @@ impl RowVariant {
     /// The variant for rows of `n_cols` elements.
     #[must_use]
     pub fn choose(profile: &DeviceProfile, n_cols: usize) -> Self {
-        if profile.is_software() || n_cols <= 32 {
+        if n_cols <= Defaults::of(profile).row_alone {
             Self::Invocation
         } else if profile.features.subgroup {
             Self::Subgroup

@@ -3,6 +3,7 @@
 //! No workgroup waits for another, and nothing depends on the order in which workgroups run, so the results are the same in
 //! every run.
 
+use super::tune::defaults::Defaults;
 use super::tune::{Question, Variants, choose, noise, rounding};
 use crate::autograd::refuse;
 use crate::runtime::{
@@ -117,7 +118,7 @@ impl SortVariant {
     pub const ALL: [Self; 2] = [Self::Lanes, Self::Groups];
 
     pub(crate) fn of(runtime: &Runtime) -> Self {
-        if runtime.profile().is_software() { Self::Lanes } else { Self::Groups }
+        Defaults::of(runtime.profile()).sort
     }
 
     /// The fastest known for a scan of `x`.

@@ -223,8 +223,11 @@ impl DeviceProfile {
     /// Whether the adapter runs on the CPU.
     #[must_use]
     pub fn is_software(&self) -> bool {
+        if self.kind == "cpu" {
+            return true;
+        }
         let name = self.name.to_ascii_lowercase();
-        self.kind == "cpu" || name.contains("llvmpipe") || name.contains("swiftshader")
+        name.contains("llvmpipe") || name.contains("swiftshader")
     }
 
     /// Rounds that one invocation may go in all its loops together: [`super::LOOP_ROUNDS`] on software adapters, no limit

@@ -2,6 +2,7 @@
 
 use super::{Attention, AttentionParams, AttentionVariant, FLOATS, OP, SHARED, check_operands};
 use crate::ops::checks::need_one_device;
+use crate::ops::tune::defaults::Defaults;
 use crate::runtime::{
     Bind::{self, Read, Write},
     DeviceProfile, INDEX, Kernel, Need,
@@ -81,13 +82,11 @@ impl AttentionVariant {
     }
 
     fn pick_backward(profile: &DeviceProfile, dtype: DType, sizes: Sizes) -> Self {
-        // Where there are no subgroups of 8, software adapters, too, do better by tiles than one row at a time.
-        let order: &[Self] = if profile.is_software() { &[Self::Lanes, Self::Tiled] } else { &[Self::Tiled] };
         let fits = |variant: &&Self| {
             variant.backward_runs_on(profile, dtype, sizes.n_dims)
                 && [Side::Queries, Side::Keys].iter().all(|side| variant.rounds(*side, sizes) <= profile.loop_rounds())
         };
-        order.iter().find(fits).copied().unwrap_or(Self::Plain)
+        Defaults::of(profile).attention_bwd.iter().find(fits).copied().unwrap_or(Self::Plain)
     }
 
     /// Tiles of the longest sequence.

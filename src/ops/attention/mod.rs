@@ -5,6 +5,7 @@ mod tuned;
 
 pub use backward::attention_backward_with;
 
+use super::tune::defaults::Defaults;
 use crate::autograd::{record, refuse, wants};
 use crate::runtime::{
     Bind::{self, Read, Write},
@@ -141,15 +142,10 @@ impl AttentionVariant {
     }
 
     fn pick(profile: &DeviceProfile, dtype: DType, n_keys: usize, n_dims: usize) -> Self {
-        let order: &[Self] = if profile.is_software() {
-            &[Self::Narrow, Self::Lanes, Self::Registers, Self::Tiled]
-        } else {
-            &[Self::Tiled]
-        };
         let fits = |v: &&Self| {
             v.runs_on(profile, dtype, n_dims) && v.turns(profile, dtype, n_keys, n_dims) <= profile.loop_rounds()
         };
-        order.iter().find(fits).copied().unwrap_or(Self::Plain)
+        Defaults::of(profile).attention.iter().find(fits).copied().unwrap_or(Self::Plain)
     }
 
     fn takes(self, n_dims: usize) -> bool {

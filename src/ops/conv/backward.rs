@@ -3,6 +3,7 @@
 use super::{Conv2d, Problem, pair};
 use crate::autograd::refuse;
 use crate::ops::checks::{need_float, need_one_device};
+use crate::ops::tune::defaults::{Defaults, up_to};
 use crate::ops::{elementwise, matmul, reduce};
 use crate::runtime::{
     Bind::{Read, Write},
@@ -159,15 +160,8 @@ impl WeightVariant {
     }
 
     pub(super) fn choose(profile: &DeviceProfile, dtype: DType, w: [usize; 4], wo: usize, conv: &Conv2d) -> Self {
-        let ladder = if profile.is_software() {
-            [Self::Depthwise, Self::Matmul, Self::Window3, Self::Subgroup, Self::Plain]
-        } else if w[3] / conv.groups.max(1) < 8 {
-            // A tile for a handful of channels would mostly compute what nobody stores.
-            [Self::Depthwise, Self::Matmul, Self::Plain, Self::Plain, Self::Plain]
-        } else {
-            [Self::Depthwise, Self::Matmul, Self::Tile, Self::Plain, Self::Plain]
-        };
-        ladder.into_iter().find(|variant| variant.fits(profile, dtype, w, wo, conv)).unwrap_or(Self::Plain)
+        let ladder = up_to(Defaults::of(profile).conv_bwd_w, w[3] / conv.groups.max(1)).unwrap_or_default();
+        ladder.iter().copied().find(|variant| variant.fits(profile, dtype, w, wo, conv)).unwrap_or(Self::Plain)
     }
 }
 

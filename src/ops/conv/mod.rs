@@ -11,6 +11,7 @@ pub use backward::{
 
 use super::act::{ACT, Act};
 use super::elementwise::activate;
+use super::tune::defaults::{Defaults, up_to};
 use super::{matmul, reduce};
 use crate::autograd::{record, refuse, wants};
 use crate::runtime::{
@@ -402,19 +403,16 @@ impl Problem {
         variant.fits(self.x.runtime().profile(), self.x.dtype(), [kh, kw, ci_group, co], &self.conv)
     }
 
-    /// Software adapters want registers and few loads, real GPUs workgroup memory.
+    /// The variant expected to be fastest, without trying.
     fn choose(&self) -> Variant {
-        use Variant::{Depthwise, Depthwise3, Matmul, Plain, Registers, Stem, Subgroup, Tile, TileNarrow};
-        let ladder = match (self.x.runtime().profile().is_software(), self.params.co_group) {
-            // The products' tiles are wider than 16 channels.
-            (true, ..=16) => [Depthwise3, Depthwise, Subgroup, Matmul, Stem, Registers],
-            (true, _) => [Depthwise3, Depthwise, Matmul, Subgroup, Stem, Registers],
-            // A tile for a handful of channels would mostly compute what nobody stores.
-            (false, ..=7) => [Depthwise3, Depthwise, Matmul, Plain, Plain, Plain],
-            (false, co) if co.div_ceil(32) % 2 == 1 => [Depthwise3, Depthwise, Matmul, TileNarrow, Plain, Plain],
-            (false, _) => [Depthwise3, Depthwise, Matmul, Tile, Plain, Plain],
-        };
-        ladder.into_iter().find(|variant| self.fits(*variant)).unwrap_or(Plain)
+        let channels = self.params.co_group as usize;
+        let ladder = up_to(Defaults::of(self.x.runtime().profile()).conv, channels).unwrap_or_default();
+        match ladder.iter().find(|variant| self.fits(**variant)) {
+            // Half of a wide tile would compute what nobody stores.
+            Some(Variant::Tile) if channels.div_ceil(32) % 2 == 1 => Variant::TileNarrow,
+            Some(variant) => *variant,
+            None => Variant::Plain,
+        }
     }
 
     /// Loop rounds of one invocation, at most.

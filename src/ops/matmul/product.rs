@@ -1,6 +1,7 @@
 //! A product in the terms of the kernels, and how it runs: one dispatch, or long sums in parts.
 
 use super::super::act::Act;
+use super::super::tune::defaults::Defaults;
 use super::super::{elementwise, reduce};
 use super::variant::{MatmulParams, Variant};
 use crate::runtime::LOOP_ROUNDS;
@@ -257,39 +258,33 @@ impl Product {
         let profile = self.a.runtime().profile();
         let (n_batch, m, n) =
             (u64::from(self.params.n_batch), u64::from(self.params.n_rows), u64::from(self.params.n_cols));
+        let defaults = Defaults::of(profile);
         if m == 1 || n == 1 {
-            return if profile.is_software() { Variant::Vector } else { Variant::VectorShared };
+            return defaults.matmul_vector;
         }
-        let k = self.params.n_inner;
-        let cooperative = |variant: Variant| {
-            // Smaller ones are mostly zeros past the edges.
-            m.min(n).min(k.into()) >= 32 && variant.runs_on(profile, self.a.dtype())
-        };
-        if !profile.is_software() && cooperative(Variant::Cooperative16) {
-            let large = Variant::Cooperative16.groups(n_batch, m, n) >= 128;
-            return if large { Variant::Cooperative16 } else { Variant::Cooperative16Small };
-        }
-        if !profile.is_software() && cooperative(Variant::Cooperative8) {
-            return Variant::Cooperative8;
-        }
-        if !profile.is_software() {
-            // Large tiles once they are enough to fill a large GPU.
-            let large = Variant::Tiled128.groups(n_batch, m, n) >= 256;
+        if defaults.matmul_rates.is_empty() {
+            let k = self.params.n_inner;
+            let cooperative = |variant: Variant| {
+                // Smaller ones are mostly zeros past the edges.
+                m.min(n).min(k.into()) >= 32 && variant.runs_on(profile, self.a.dtype())
+            };
+            if cooperative(Variant::Cooperative16) {
+                let large = Variant::Cooperative16.groups(n_batch, m, n) >= defaults.cooperative_large_from;
+                return if large { Variant::Cooperative16 } else { Variant::Cooperative16Small };
+            }
+            if cooperative(Variant::Cooperative8) {
+                return Variant::Cooperative8;
+            }
+            let large = Variant::Tiled128.groups(n_batch, m, n) >= defaults.matmul_large_from;
             return if large { Variant::Tiled128 } else { Variant::Tiled64 };
         }
-        // Work with the tiles filled up, over GFLOP/s of one core measured on lavapipe 22.3 with full tiles.
-        const RATES: &[(Variant, f64)] = &[
-            (Variant::Subgroup32x8, 30.0),
-            (Variant::Subgroup32x4, 23.0),
-            (Variant::Subgroup8x8, 16.5),
-            (Variant::Registers16, 12.0),
-            (Variant::Registers8, 10.5),
-        ];
+        // Work with the tiles filled up.
         let time = |(variant, rate): &(Variant, f64)| {
             let (rows, cols) = variant.tile();
             (m.div_ceil(rows) * rows * n.div_ceil(cols) * cols) as f64 / rate
         };
-        RATES
+        defaults
+            .matmul_rates
             .iter()
             .filter(|(variant, _)| variant.runs_on(profile, self.a.dtype()))
             .min_by(|a, b| time(a).total_cmp(&time(b)))

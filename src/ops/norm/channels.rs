@@ -3,6 +3,7 @@
 use super::{FLOATS, check_eps, check_params};
 use crate::autograd::{record, refuse};
 use crate::ops::rows::{ALONE_SIZES, SHARED_SIZES, alone_grid, shared_size};
+use crate::ops::tune::defaults::Defaults;
 use crate::ops::tune::{Question, Variants, choose, noise, rounding};
 use crate::ops::{Act, act, elementwise, reduce};
 use crate::runtime::{
@@ -140,7 +141,7 @@ impl ChannelVariant {
     /// The variant for an adapter.
     #[must_use]
     pub fn choose(runtime: &Runtime) -> Self {
-        if runtime.profile().is_software() { Self::Neighbours } else { Self::Interleaved }
+        Defaults::of(runtime.profile()).channels
     }
 
     /// Its name in tables.

@@ -7,6 +7,7 @@
 //! pipelines, under a digest of the kernels' texts.
 
 mod decide;
+pub(crate) mod defaults;
 
 use crate::runtime::{Kernel, Runtime, TuneEntry, TuneKey, TuneProbe, TuneSource, Tuned, Tuning, digest};
 use crate::tensor::{DType, Tensor};
