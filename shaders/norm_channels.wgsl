@@ -259,18 +259,30 @@ fn sum_second(start: u32, begin: u32, step: u32, mean: f32) -> f32 {
     return sum;
 }
 
+// The last channel also fills its rows up to whole vec4, as ops that take a row as a tensor read four at a time.
 fn write_joined(id: u32, first: f32, second: f32) {
     let p = channel_params;
     let c = id % p.n_cols;
+    let filled = min((p.n_cols + 3u) / 4u * 4u, p.stride_sums);
+    let end = select(0u, filled, c + 1u == p.n_cols);
     if OP == 0u {
         join_out[c] = f32(join_x[c]) + first;
         join_out[p.stride_sums + c] = second * p.inverse_count;
         join_out[2u * p.stride_sums + c] = first;
+        for (var k = c + 1u; k < end; k++) {
+            join_out[k] = 0.0;
+            join_out[p.stride_sums + k] = 0.0;
+            join_out[2u * p.stride_sums + k] = 0.0;
+        }
         return;
     }
-    let at = id / p.n_cols * 2u * p.stride_sums + c;
-    join_out[at] = first;
-    join_out[at + p.stride_sums] = second;
+    let row = id / p.n_cols * 2u * p.stride_sums;
+    join_out[row + c] = first;
+    join_out[row + p.stride_sums + c] = second;
+    for (var k = c + 1u; k < end; k++) {
+        join_out[row + k] = 0.0;
+        join_out[row + p.stride_sums + k] = 0.0;
+    }
 }
 
 // What the first sums of a channel come to.

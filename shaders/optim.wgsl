@@ -7,17 +7,23 @@ const BLOCK_VEC4 = 16u;
 // ---- what every step reads ----
 @group(0) @binding(0) var<storage, read> step_blocks: array<u32>;          // [n / 64], the slot of each block
 @group(0) @binding(1) var<storage, read> step_decay: array<f32>;           // [n_slots], 1 or 0
-@group(0) @binding(2) var<storage, read> step_factor: array<f32>;          // [1], multiplies d where has_factor is 1
+@group(0) @binding(2) var<storage, read> step_factor: array<f32>;          // [n_factor]: what multiplies d, with 3 also
+                                                                           // whether to step at all, and steps taken
 @group(0) @binding(3) var<storage, read_write> step_w: array<vec4<f32>>;   // [n]
 @group(0) @binding(4) var<storage, read> step_d: array<vec4<f32>>;         // [n]
 @group(0) @binding(5) var<storage, read_write> step_m: array<vec4<f32>>;   // [n]
 
-fn factor_of(has_factor: u32) -> f32 {
-    return select(1.0, step_factor[0], has_factor == 1u);
+fn factor_of(n_factor: u32) -> f32 {
+    return select(1.0, step_factor[0], n_factor > 0u);
+}
+
+// Whether the step is skipped: nothing may change, not even by a decay.
+fn is_skipped(n_factor: u32) -> bool {
+    return n_factor == 3u && step_factor[1] == 0.0;
 }
 
 // ---- stochastic gradient descent: g = d + decay w, m = momentum m + g, w -= lr m (or lr (g + momentum m)) ----
-struct SgdParams { n_vec4: u32, has_factor: u32, nesterov: u32, lr: f32, momentum: f32, decay: f32 }
+struct SgdParams { n_vec4: u32, n_factor: u32, nesterov: u32, lr: f32, momentum: f32, decay: f32 }
 var<immediate> sgd_params: SgdParams;
 
 @compute @workgroup_size(WG_SIZE)
@@ -25,19 +31,19 @@ fn sgd_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_g
            @builtin(local_invocation_index) local: u32) {
     let p = sgd_params;
     let i = thread_id(group, n_groups, local, WG_SIZE);
-    if i >= p.n_vec4 {
+    if i >= p.n_vec4 || is_skipped(p.n_factor) {
         return;
     }
     let w = step_w[i];
     let decay = p.decay * step_decay[step_blocks[i / BLOCK_VEC4]];
-    let g = step_d[i] * factor_of(p.has_factor) + decay * w;
+    let g = step_d[i] * factor_of(p.n_factor) + decay * w;
     let m = p.momentum * step_m[i] + g;
     step_m[i] = m;
     step_w[i] = w - p.lr * select(m, g + p.momentum * m, p.nesterov == 1u);
 }
 
 // ---- LARS: the same with each slot's g scaled by trust |w| / |g| ----
-struct LarsParams { n: u32, has_factor: u32, lr: f32, momentum: f32, decay: f32, trust: f32 }
+struct LarsParams { n: u32, n_factor: u32, lr: f32, momentum: f32, decay: f32, trust: f32 }
 @group(0) @binding(6) var<storage, read> lars_ratio: array<f32>;           // [n_slots]
 var<immediate> lars_params: LarsParams;                                    // n: of vec4, of blocks or of slots
 
@@ -46,12 +52,12 @@ fn lars_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_
             @builtin(local_invocation_index) local: u32) {
     let p = lars_params;
     let i = thread_id(group, n_groups, local, WG_SIZE);
-    if i >= p.n {
+    if i >= p.n || is_skipped(p.n_factor) {
         return;
     }
     let w = step_w[i];
     let slot = step_blocks[i / BLOCK_VEC4];
-    let g = step_d[i] * factor_of(p.has_factor) + p.decay * step_decay[slot] * w;
+    let g = step_d[i] * factor_of(p.n_factor) + p.decay * step_decay[slot] * w;
     let m = p.momentum * step_m[i] + lars_ratio[slot] * g;
     step_m[i] = m;
     step_w[i] = w - p.lr * m;
@@ -69,7 +75,7 @@ fn lars_blocks_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
         return;
     }
     let decay = p.decay * step_decay[step_blocks[block]];
-    let factor = factor_of(p.has_factor);
+    let factor = factor_of(p.n_factor);
     var sum_w = vec4<f32>(0.0);
     var sum_g = vec4<f32>(0.0);
     for (var k = 0u; k < BLOCK_VEC4; k++) {
@@ -109,35 +115,53 @@ fn lars_slots_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
 }
 
 // ---- Adam: m and v are means of g and g^2 with weights that fall by beta; w -= lr_m m / (sqrt(v) root + eps) ----
-// lr_m = lr / (1 - beta1^t) and root = 1 / sqrt(1 - beta2^t), from the host. `shrink` is 1 - lr decay where the decay is
-// decoupled, else 1, and `decay` then 0.
+// lr_m = lr / (1 - beta1^t) and root = 1 / sqrt(1 - beta2^t), from the host, which sends lr alone where the device counts
+// the steps taken. `shrink` is 1 - lr decay where the decay is decoupled, else 1, and `decay` then 0.
 struct AdamParams {
-    n_vec4: u32, has_factor: u32, beta1: f32, rest1: f32, beta2: f32, rest2: f32,
-    eps: f32, lr_m: f32, root: f32, decay: f32, shrink: f32,
+    n_vec4: u32, n_factor: u32, beta1: f32, rest1: f32, beta2: f32, rest2: f32,
+    eps: f32, lr_m: f32, root: f32, decay: f32, shrink: f32, log_beta1: f32, log_beta2: f32,
 }
 @group(0) @binding(6) var<storage, read_write> adam_v: array<vec4<f32>>;           // [n]
 var<immediate> adam_params: AdamParams;
+
+// 1 - e^x for x < 0: by its series where the difference would lose digits.
+fn left(x: f32) -> f32 {
+    if x < -0.5 {
+        return 1.0 - exp(x);
+    }
+    var sum = 1.0;
+    for (var k = 9u; k > 1u; k--) {
+        sum = 1.0 + x / f32(k) * sum;
+    }
+    return -x * sum;
+}
 
 @compute @workgroup_size(WG_SIZE)
 fn adam_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
             @builtin(local_invocation_index) local: u32) {
     let p = adam_params;
     let i = thread_id(group, n_groups, local, WG_SIZE);
-    if i >= p.n_vec4 {
+    if i >= p.n_vec4 || is_skipped(p.n_factor) {
         return;
     }
     let w = step_w[i];
     let decays = step_decay[step_blocks[i / BLOCK_VEC4]];
-    let g = step_d[i] * factor_of(p.has_factor) + p.decay * decays * w;
+    let g = step_d[i] * factor_of(p.n_factor) + p.decay * decays * w;
     let m = p.beta1 * step_m[i] + p.rest1 * g;
     let v = p.beta2 * adam_v[i] + p.rest2 * g * g;
+    var lr_m = p.lr_m;
+    var root = p.root;
+    if p.n_factor == 3u {
+        lr_m /= left(p.log_beta1 * step_factor[2]);
+        root = 1.0 / sqrt(left(p.log_beta2 * step_factor[2]));
+    }
     step_m[i] = m;
     adam_v[i] = v;
-    step_w[i] = w * select(1.0, p.shrink, decays > 0.0) - p.lr_m * m / (sqrt(v) * p.root + p.eps);
+    step_w[i] = w * select(1.0, p.shrink, decays > 0.0) - lr_m * m / (sqrt(v) * root + p.eps);
 }
 
 // ---- exponential moving average: e = momentum e + rest w ----
-struct EmaParams { n_vec4: u32, momentum: f32, rest: f32 }
+struct EmaParams { n_vec4: u32, n_factor: u32, momentum: f32, rest: f32 }
 @group(0) @binding(0) var<storage, read_write> ema_e: array<vec4<f32>>;            // [n]
 @group(0) @binding(1) var<storage, read> ema_w: array<vec4<f32>>;                  // [n]
 var<immediate> ema_params: EmaParams;
@@ -147,9 +171,10 @@ fn ema_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_g
            @builtin(local_invocation_index) local: u32) {
     let p = ema_params;
     let i = thread_id(group, n_groups, local, WG_SIZE);
-    if i < p.n_vec4 {
-        ema_e[i] = p.momentum * ema_e[i] + p.rest * ema_w[i];
+    if i >= p.n_vec4 || is_skipped(p.n_factor) {
+        return;
     }
+    ema_e[i] = p.momentum * ema_e[i] + p.rest * ema_w[i];
 }
 
 // ---- the global norm, and the factor that brings it down to max_norm ----
@@ -213,6 +238,50 @@ fn clip_fwd(@builtin(local_invocation_index) local: u32) {
     }
 }
 
+// ---- what undoes a loss scale: the norm of scaled gradients, whether they are numbers, and the scale of the next step ----
+struct UnscaleParams {
+    n: u32, max_norm: f32,                                                         // slots; 0: nothing is clipped
+    interval: f32, growth: f32, backoff: f32, least: f32, most: f32,
+}
+var<immediate> unscale_params: UnscaleParams;
+@group(0) @binding(1) var<storage, read_write> unscale_state: array<f32>;          // [4]: scale, good, skipped, taken
+@group(0) @binding(2) var<storage, read_write> unscale_out: array<f32>;            // [4]: factor, whether, taken, norm
+
+@compute @workgroup_size(WG_SIZE)
+fn unscale_fwd(@builtin(local_invocation_index) local: u32) {
+    let p = unscale_params;
+    var sum = 0.0;
+    for (var slot = local; slot < p.n; slot += WG_SIZE) {
+        sum += clip_x[slot];
+    }
+    let total = group_reduce(JOIN_SUM, local, sum);
+    if local == 0u {
+        let scale = unscale_state[0];
+        // By its bits: all ones stand for infinities and NaN. A square past f32 counts as infinite, too.
+        let is_good = (bitcast<u32>(total) & 0x7f800000u) != 0x7f800000u;
+        let norm = sqrt(total) / scale;
+        var factor = 1.0 / scale;
+        if p.max_norm > 0.0 {
+            factor *= min(1.0, p.max_norm / (norm + 1e-6));
+        }
+        if is_good {
+            let good = unscale_state[1] + 1.0;
+            let grows = good >= p.interval;
+            unscale_state[0] = select(scale, min(scale * p.growth, p.most), grows);
+            unscale_state[1] = select(good, 0.0, grows);
+            unscale_state[3] += 1.0;
+        } else {
+            unscale_state[0] = max(scale * p.backoff, p.least);
+            unscale_state[1] = 0.0;
+            unscale_state[2] += 1.0;
+        }
+        unscale_out[0] = select(0.0, factor, is_good);
+        unscale_out[1] = select(0.0, 1.0, is_good);
+        unscale_out[2] = unscale_state[3];
+        unscale_out[3] = norm;
+    }
+}
+
 // ---- gradients into their places ----
 // One invocation per vec4 of the parts laid end to end, each filled up to whole blocks. Elements behind a part's last are
 // zeros, stored where parts are stored and left out where they are added.
@@ -222,13 +291,13 @@ struct CollectParams {
     at_0: u32, at_1: u32, at_2: u32, at_3: u32, at_4: u32, at_5: u32, at_6: u32,   // its place, in vec4
     adds: u32,
 }
-@group(0) @binding(0) var<storage, read> collect_0: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> collect_1: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> collect_2: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> collect_3: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> collect_4: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read> collect_5: array<vec4<f32>>;
-@group(0) @binding(6) var<storage, read> collect_6: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read> collect_0: array<Elem4>;
+@group(0) @binding(1) var<storage, read> collect_1: array<Elem4>;
+@group(0) @binding(2) var<storage, read> collect_2: array<Elem4>;
+@group(0) @binding(3) var<storage, read> collect_3: array<Elem4>;
+@group(0) @binding(4) var<storage, read> collect_4: array<Elem4>;
+@group(0) @binding(5) var<storage, read> collect_5: array<Elem4>;
+@group(0) @binding(6) var<storage, read> collect_6: array<Elem4>;
 @group(0) @binding(7) var<storage, read_write> collect_out: array<vec4<f32>>;      // [n]
 var<immediate> collect_params: CollectParams;
 
@@ -267,16 +336,16 @@ fn collect_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
     var x = vec4<f32>(0.0);
     if 4u * i < place.n {
         if N_PARTS == 1u {
-            x = collect_0[i];
+            x = vec4<f32>(collect_0[i]);
         } else {
             switch place.part {
-                case 0u: { x = collect_0[i]; }
-                case 1u: { x = collect_1[i]; }
-                case 2u: { x = collect_2[i]; }
-                case 3u: { x = collect_3[i]; }
-                case 4u: { x = collect_4[i]; }
-                case 5u: { x = collect_5[i]; }
-                default: { x = collect_6[i]; }
+                case 0u: { x = vec4<f32>(collect_0[i]); }
+                case 1u: { x = vec4<f32>(collect_1[i]); }
+                case 2u: { x = vec4<f32>(collect_2[i]); }
+                case 3u: { x = vec4<f32>(collect_3[i]); }
+                case 4u: { x = vec4<f32>(collect_4[i]); }
+                case 5u: { x = vec4<f32>(collect_5[i]); }
+                default: { x = vec4<f32>(collect_6[i]); }
             }
         }
         x = select(vec4<f32>(0.0), x, vec4<u32>(4u * i) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(place.n));

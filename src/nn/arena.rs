@@ -7,6 +7,10 @@ use crate::ops::optim::{self, Slots};
 use crate::tensor::Read;
 use crate::{DType, Error, Result, Runtime, Tensor};
 
+/// Parameters start at multiples of this many elements: a copy in f16 has them at the same elements, where each can be
+/// bound by itself, too.
+const ALIGN: usize = 2 * optim::ALIGN;
+
 /// A parameter on its way into an [`Arena`].
 #[derive(Debug, Clone)]
 pub struct ArenaParam {
@@ -16,6 +20,8 @@ pub struct ArenaParam {
     pub shape: Vec<usize>,
     /// Whether weight decay and LARS' adaptation apply to it.
     pub decays: bool,
+    /// Whether mixed precision reads it as f16; see [`Precision`].
+    pub half: bool,
 }
 
 /// A parameter with its name.
@@ -32,7 +38,8 @@ impl ParamList {
                 param.kind,
                 ParamKind::ConvWeight | ParamKind::LinearWeight | ParamKind::FlattenedWeight { .. }
             );
-            let entry = ArenaParam { values: param.to_device(values), shape: param.device_shape(), decays };
+            let half = param.kind.is_half();
+            let entry = ArenaParam { values: param.to_device(values), shape: param.device_shape(), decays, half };
             let list = if param.kind.is_trained() { &mut trained } else { &mut statistics };
             list.push((param.name.clone(), entry));
         }
@@ -63,6 +70,7 @@ struct Place {
     part: usize,
     offset: usize,
     shape: Vec<usize>,
+    half: bool,
 }
 
 impl Place {
@@ -77,10 +85,10 @@ impl Arena {
     /// # Errors
     /// [`Error::Limit`] for a parameter larger than a binding, else as [`Tensor::from_slice`].
     pub fn new(runtime: &Runtime, params: &[ArenaParam], trained: bool) -> Result<Self> {
-        let most = runtime.profile().limits.binding_bytes.min(1 << 31) as usize / 4 / optim::ALIGN * optim::ALIGN;
+        let most = runtime.profile().limits.binding_bytes.min(1 << 31) as usize / 4 / ALIGN * ALIGN;
         let mut groups: Vec<Vec<&ArenaParam>> = vec![Vec::new()];
         let mut used = 0;
-        let padded = |param: &ArenaParam| param.values.len().next_multiple_of(optim::ALIGN);
+        let padded = |param: &ArenaParam| param.values.len().next_multiple_of(ALIGN);
         for param in params {
             if used > 0 && used + padded(param) > most {
                 groups.push(Vec::new());
@@ -91,7 +99,7 @@ impl Arena {
         }
         let (mut parts, mut places) = (Vec::new(), Vec::new());
         for group in groups {
-            let sizes: Vec<(usize, bool)> = group.iter().map(|param| (param.values.len(), param.decays)).collect();
+            let sizes: Vec<(usize, bool)> = group.iter().map(|param| (padded(param), param.decays)).collect();
             let slots = Slots::new(runtime, &sizes)?;
             let mut data = vec![0.0; slots.len()];
             for (param, &offset) in group.iter().zip(slots.offsets()) {
@@ -100,7 +108,7 @@ impl Arena {
                     return Err(Error::shape("arena", message));
                 }
                 data[offset..offset + param.values.len()].copy_from_slice(&param.values);
-                places.push(Place { part: parts.len(), offset, shape: param.shape.clone() });
+                places.push(Place { part: parts.len(), offset, shape: param.shape.clone(), half: param.half });
             }
             let values = Tensor::from_slice(runtime, &data, &[data.len()])?;
             let zeros = || Tensor::zeros(runtime, &[data.len()], DType::F32);
@@ -140,7 +148,13 @@ impl Arena {
     /// # Errors
     /// As [`Tensor::slice`] if they do not.
     pub fn views(&self, flats: &[Tensor]) -> Result<Vec<Tensor>> {
-        self.places.iter().map(|p| flats[p.part].slice(0, p.offset..p.offset + p.len())?.reshape(&p.shape)).collect()
+        self.mixed_views(flats, flats)
+    }
+
+    /// As [`Arena::views`], of `halves` for the parameters that mixed precision reads as f16, and of `flats` for the others.
+    pub(super) fn mixed_views(&self, flats: &[Tensor], halves: &[Tensor]) -> Result<Vec<Tensor>> {
+        let of = |p: &Place| if p.half { &halves[p.part] } else { &flats[p.part] };
+        self.places.iter().map(|p| of(p).slice(0, p.offset..p.offset + p.len())?.reshape(&p.shape)).collect()
     }
 
     /// The values, one flat tensor `[n]` per part.
@@ -187,7 +201,7 @@ impl Arena {
         Ok(self.places.iter().map(|p| data[p.part][p.offset..p.offset + p.len()].to_vec()).collect())
     }
 
-    /// Moves the gradients of `leaves`, in the order of the parameters, into the arena: stored, or added to what is there
+    /// Moves the gradients of `leaves`, f32 or f16, in the order of the parameters, into the arena: stored, or added to what is there
     /// with `add`, as the second and further micro-batches of a step do. A leaf that was not reached counts as zero.
     ///
     /// # Errors
@@ -203,7 +217,7 @@ impl Arena {
                     Some(d) => sources.push((d.reshape(&[place.len()])?, place.offset)),
                     None if add => {}
                     None => {
-                        sources.push((Tensor::zeros(leaf.runtime(), &[place.len()], DType::F32)?, place.offset));
+                        sources.push((Tensor::zeros(leaf.runtime(), &[place.len()], leaf.dtype())?, place.offset));
                     }
                 }
             }

@@ -24,7 +24,7 @@ fn values(param: &ParamSpec, random: &mut Philox) -> Vec<f32> {
     let (middle, reach) = match param.kind {
         ParamKind::ConvWeight => (0.0, (6.0 / fan_in).sqrt()),
         ParamKind::LinearWeight | ParamKind::FlattenedWeight { .. } => (0.0, (3.0 / fan_in).sqrt()),
-        ParamKind::Bias | ParamKind::RunningMean => (0.0, 0.1),
+        ParamKind::Bias | ParamKind::NormBias | ParamKind::RunningMean => (0.0, 0.1),
         ParamKind::Gain | ParamKind::RunningVar => (1.0, 0.1),
         ParamKind::Token => (0.0, 0.5),
     };
@@ -87,11 +87,11 @@ impl Start {
 
 /// How `param` starts; `before` is the tensor listed before it, which for a bias is its layer's weight.
 fn start(spec: &ModelSpec, param: &ParamSpec, before: Option<&ParamSpec>) -> Start {
-    use ParamKind::{Bias, ConvWeight, FlattenedWeight, Gain, LinearWeight, RunningMean, RunningVar, Token};
+    use ParamKind::{Bias, ConvWeight, FlattenedWeight, Gain, LinearWeight, NormBias, RunningMean, RunningVar, Token};
     let default = |weight: &ParamSpec| Start::Uniform(1.0 / (fan_in(weight).max(1) as f64).sqrt());
     match param.kind {
         Gain | RunningVar => Start::Constant(1.0),
-        RunningMean => Start::Constant(0.0),
+        NormBias | RunningMean => Start::Constant(0.0),
         Token => Start::Normal(VIT_STD),
         ConvWeight => match spec {
             ModelSpec::ResNet(_) | ModelSpec::MobileNetV2(_) => {
@@ -107,7 +107,7 @@ fn start(spec: &ModelSpec, param: &ParamSpec, before: Option<&ParamSpec>) -> Sta
             ModelSpec::Vit(_) => Start::Normal(VIT_STD),
         },
         Bias => match (spec, before) {
-            (ModelSpec::ResNet(_) | ModelSpec::MnistCnn(_), Some(weight)) if weight.kind != Gain => default(weight),
+            (ModelSpec::ResNet(_) | ModelSpec::MnistCnn(_), Some(weight)) => default(weight),
             (ModelSpec::Vit(_), Some(weight)) if weight.kind == ConvWeight => default(weight),
             _ => Start::Constant(0.0),
         },
@@ -168,7 +168,7 @@ mod tests {
         for (param, values) in tensors {
             match param.kind {
                 ParamKind::Gain | ParamKind::RunningVar => is_all(&param.name, values, 1.0),
-                ParamKind::RunningMean => is_all(&param.name, values, 0.0),
+                ParamKind::NormBias | ParamKind::RunningMean => is_all(&param.name, values, 0.0),
                 _ => {}
             }
         }
@@ -246,9 +246,7 @@ mod tests {
         check_norms(&tensors);
         for pair in tensors.windows(2) {
             let [(weight, of_weight), (bias, of_bias)] = pair else { continue };
-            if matches!(weight.kind, ParamKind::Gain) && bias.kind == ParamKind::Bias {
-                is_all(&bias.name, of_bias, 0.0);
-            } else if bias.kind == ParamKind::Bias {
+            if bias.kind == ParamKind::Bias {
                 let reach = 1.0 / (weight.shape[1..].iter().product::<usize>() as f64).sqrt();
                 is_uniform(&weight.name, of_weight, reach);
                 is_uniform(&bias.name, of_bias, reach);

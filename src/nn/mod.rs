@@ -6,6 +6,7 @@
 mod arena;
 mod checkpoint;
 mod fold;
+mod half;
 mod identify;
 mod init;
 mod kept;
@@ -28,12 +29,13 @@ mod vit_forward;
 
 pub use arena::{Arena, ArenaParam, NamedParam};
 pub use checkpoint::{Checkpoint, Header, TensorEntry, Weights};
+pub use half::{HalfCopy, Precision};
 pub use identify::{Hints, Identified, identify};
 pub use init::{initial, untrained};
 pub use mnist_cnn::MnistCnnSpec;
 pub use mobilenet::MobileNetV2Spec;
 pub use model::{Model, Training};
-pub use optimizer::{Average, Optimizer, Rule};
+pub use optimizer::{Average, Optimizer, Rule, Stepped};
 pub use param::{ParamId, ParamKind, ParamList, ParamSpec};
 pub use plan::{
     Body, Conv, LayerNorm, Linear, Norm, NormPlace, Plan, Pool, Qkv, Residual, Shortcut, Step, TokenPool, VitBlock,

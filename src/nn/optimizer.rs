@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::arena::Arena;
-use crate::ops::optim::{self, Adam, Lars, Sgd};
+use crate::autograd::Gradients;
+use crate::ops::optim::{self, Adam, Lars, LossScale, Sgd, Verdict};
 use crate::{Error, Result, Tensor};
 
 /// The rule that turns gradients into a step; the defaults are PyTorch's.
@@ -55,6 +56,16 @@ pub struct Optimizer {
     moments: Vec<Vec<Tensor>>,
     /// Steps done.
     t: u64,
+    scale: Option<LossScale>,
+}
+
+/// What a step went by, as it stands on the device.
+#[derive(Debug, Clone)]
+pub struct Stepped {
+    /// Global norm `[1]` of the gradients before clipping, where they are clipped or scaled.
+    pub norm: Option<Tensor>,
+    /// The factor that the gradients took, as [`optim::sgd`] has it.
+    factor: Option<Tensor>,
 }
 
 impl Optimizer {
@@ -65,7 +76,7 @@ impl Optimizer {
     /// As [`Arena::flats`].
     pub fn new(rule: Rule, decay: f64, clip: Option<f64>, arena: &Arena) -> Result<Self> {
         let moments = (0..rule.n_moments()).map(|_| arena.flats(None)).collect::<Result<_>>()?;
-        Ok(Self { rule, decay, clip, moments, t: 0 })
+        Ok(Self { rule, decay, clip, moments, t: 0, scale: None })
     }
 
     /// An optimizer as it was after `t` steps, with its moments by parameter.
@@ -85,7 +96,30 @@ impl Optimizer {
             return Err(Error::argument("optimizer", message));
         }
         let moments = moments.iter().map(|values| arena.flats(Some(values))).collect::<Result<_>>()?;
-        Ok(Self { rule, decay, clip, moments, t })
+        Ok(Self { rule, decay, clip, moments, t, scale: None })
+    }
+
+    /// The same for gradients that come multiplied by a loss scale.
+    #[must_use]
+    pub fn scaled(self, scale: LossScale) -> Self {
+        Self { scale: Some(scale), ..self }
+    }
+
+    /// The loss scale, if there is one.
+    #[must_use]
+    pub fn scale(&self) -> Option<&LossScale> {
+        self.scale.as_ref()
+    }
+
+    /// The gradients of a loss f32 `[]` as [`Optimizer::step`] wants them: times the loss scale, if there is one.
+    ///
+    /// # Errors
+    /// As [`Tensor::backward_with`].
+    pub fn backward(&self, loss: &Tensor) -> Result<Gradients> {
+        match &self.scale {
+            Some(scale) => loss.backward_with(&scale.seed()?),
+            None => loss.backward(),
+        }
     }
 
     /// The state: flat tensors as [`Arena::values`], by moment.
@@ -94,18 +128,23 @@ impl Optimizer {
         &self.moments
     }
 
-    /// One step along the arena's gradients; answers their global norm `[1]` where they are clipped.
+    /// One step along the arena's gradients. With a loss scale it changes nothing if one of them is no number.
     ///
     /// # Errors
     /// [`Error::DeviceLost`] if the device is gone.
-    pub fn step(&mut self, arena: &Arena, lr: f64) -> Result<Option<Tensor>> {
+    pub fn step(&mut self, arena: &Arena, lr: f64) -> Result<Stepped> {
         let all: Vec<_> = arena.parts().map(|(_, d, slots)| (d, slots)).collect();
-        let (norm, factor) = match self.clip {
-            Some(most) => {
-                let (norm, factor) = optim::clip(&all, most as f32)?;
+        let most = self.clip.map(|most| most as f32);
+        let (norm, factor) = match (&self.scale, most) {
+            (Some(scale), most) => {
+                let Verdict { norm, factor } = scale.unscale(&all, most)?;
                 (Some(norm), Some(factor))
             }
-            None => (None, None),
+            (None, Some(most)) => {
+                let (norm, factor) = optim::clip(&all, most)?;
+                (Some(norm), Some(factor))
+            }
+            (None, None) => (None, None),
         };
         self.t += 1;
         let (lr, decay) = (lr as f32, self.decay as f32);
@@ -128,7 +167,7 @@ impl Optimizer {
                 }
             }
         }
-        Ok(norm)
+        Ok(Stepped { norm, factor })
     }
 }
 
@@ -148,12 +187,13 @@ impl Average {
         Ok(Self { momentum, flats: arena.flats(Some(init))? })
     }
 
-    /// Takes the arena's values in.
+    /// Takes the arena's values in, as they are behind a step that was taken.
     ///
     /// # Errors
     /// [`Error::DeviceLost`] if the device is gone.
-    pub fn update(&self, arena: &Arena) -> Result<()> {
-        self.flats.iter().zip(arena.values()).try_for_each(|(e, w)| optim::ema(e, &w, self.momentum as f32))
+    pub fn update(&self, arena: &Arena, step: &Stepped) -> Result<()> {
+        let (momentum, factor) = (self.momentum as f32, step.factor.as_ref());
+        self.flats.iter().zip(arena.values()).try_for_each(|(e, w)| optim::ema(e, &w, momentum, factor))
     }
 
     /// Flat tensors as [`Arena::values`].

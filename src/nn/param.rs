@@ -15,8 +15,10 @@ pub enum ParamKind {
         /// Channels of the flattened image.
         channels: usize,
     },
-    /// An added vector, of a layer or of a norm: `[n]`.
+    /// An added vector of a layer: `[n]`.
     Bias,
+    /// An added vector of a norm: `[n]`.
+    NormBias,
     /// A norm's factor: `[n]`.
     Gain,
     /// Batch norm's running mean: `[n]`. Not trained.
@@ -32,6 +34,12 @@ impl ParamKind {
     #[must_use]
     pub fn is_trained(self) -> bool {
         !matches!(self, Self::RunningMean | Self::RunningVar)
+    }
+
+    /// Whether mixed precision reads it as f16: all but what norms have. See [`super::Precision`].
+    #[must_use]
+    pub fn is_half(self) -> bool {
+        !matches!(self, Self::Gain | Self::NormBias | Self::RunningMean | Self::RunningVar)
     }
 }
 

@@ -269,7 +269,7 @@ impl ParamList {
         Norm {
             name: name.to_string(),
             gain: self.add(format!("{name}.weight"), [n], ParamKind::Gain),
-            bias: self.add(format!("{name}.bias"), [n], ParamKind::Bias),
+            bias: self.add(format!("{name}.bias"), [n], ParamKind::NormBias),
             mean: self.add(format!("{name}.running_mean"), [n], ParamKind::RunningMean),
             var: self.add(format!("{name}.running_var"), [n], ParamKind::RunningVar),
             eps: 1e-5,
@@ -299,7 +299,7 @@ impl ParamList {
     /// A layer norm over `width` values.
     pub(crate) fn layer_norm(&mut self, name: &str, width: usize, eps: f32) -> LayerNorm {
         let gain = self.add(format!("{name}.weight"), [width], ParamKind::Gain);
-        let bias = self.add(format!("{name}.bias"), [width], ParamKind::Bias);
+        let bias = self.add(format!("{name}.bias"), [width], ParamKind::NormBias);
         LayerNorm { name: name.to_string(), gain, bias, eps }
     }
 }

@@ -148,6 +148,49 @@ fn training_repeats_and_resumes_bit_for_bit() {
 }
 
 #[test]
+fn training_in_half_precision_repeats_and_resumes_bit_for_bit() {
+    let Some(place) = place() else { return };
+    let ((a, out_a), (b, out_b)) = (place.out("a"), place.out("b"));
+    let small = SMALL.replace("--lr 0.05", "--lr 0.01 --optimizer adamw");
+    let flags = format!("{small} --steps 40 --precision f16 --ema 0.9 --clip 5 --micro-batch 8");
+    let output = train(&place.data, &format!("{flags} --out {out_a} --json {out_a}.json"));
+    if !output.status.success() {
+        // The adapter has no f16, and nothing was begun.
+        assert!(refusal(&output).contains("--precision f16 needs 16-bit floats in shaders"), "{}", text(&output));
+        assert!(!a.exists(), "something was written");
+        return;
+    }
+    assert!(train(&place.data, &format!("{flags} --out {out_b} --stop-after 13")).status.success());
+    let message = refusal(&train(&place.data, &format!("--resume {out_b} --precision f32")));
+    assert!(message.contains("recipe.precision \"f16\" there, \"f32\" asked for"), "{message}");
+    let output = train(&place.data, &format!("--resume {out_b} --log-every 5"));
+    assert!(output.status.success(), "{}", text(&output));
+    for name in ["weights.safetensors", "weights_ema.safetensors", "metrics.jsonl", "checkpoint.safetensors"] {
+        assert!(read(&a, name) == read(&b, name), "{name} differs after 13 + 27 steps");
+    }
+    let figures = json(&PathBuf::from(format!("{out_a}.json")));
+    assert!(figures["top1"].as_f64().unwrap() > 80.0, "{figures}");
+    // It starts at 2^16, and each skipped step halves it.
+    let (scale, skipped) = (figures["loss_scale"].as_f64().unwrap(), figures["skipped_steps"].as_u64().unwrap());
+    assert_eq!(scale, 65_536.0 / 2.0_f64.powi(skipped as i32), "{figures}");
+    let lines = String::from_utf8(read(&a, "metrics.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let last = lines.iter().rfind(|line| line["loss"].is_number()).unwrap();
+    assert_eq!((last["loss_scale"].as_f64(), last["skipped_steps"].as_u64()), (Some(scale), Some(skipped)), "{last}");
+    // The weights are those of the f32 master copy.
+    let (weights, eval) = (a.join("weights.safetensors"), a.join("eval.json"));
+    let device = std::env::var("LEANVISION_DEVICE").unwrap_or_else(|_| "auto".into());
+    let args = ["eval", "--quiet", "--weights", weights.to_str().unwrap(), "--data", &place.data, "--json"];
+    let output = Command::new(assert_cmd::cargo::cargo_bin!("classify"))
+        .args(args)
+        .args([eval.to_str().unwrap(), "--device", &device])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(json(&eval)["top1"], figures["top1"]);
+}
+
+#[test]
 fn training_refuses_what_cannot_be() {
     let Some(place) = place() else { return };
     let (run, out) = place.out("run");
@@ -167,6 +210,7 @@ fn training_refuses_what_cannot_be() {
         ("--arch resnet8 --batch 16 --micro-batch 5", "does not divide the batch"),
         ("--arch resnet8 --optimizer sdg", "sgd, nesterov, lars, adam or adamw wanted"),
         ("--arch resnet8 --lr nan", "--lr"),
+        ("--arch resnet8 --precision f64", "f64 is neither f32 nor f16"),
         ("--arch resnet8 --momentum 1", "--momentum 1"),
         ("--arch resnet8 --schedule sine", "sine"),
         ("--arch resnet8 --label-smoothing 1", "--label-smoothing 1"),

@@ -7,6 +7,7 @@ mod support;
 
 mod classify;
 mod formula;
+mod half;
 mod models;
 mod published;
 mod reference;

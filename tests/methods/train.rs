@@ -4,7 +4,7 @@ use crate::support::{device_choice, options, runtime};
 use leanvision::autograd::{Pass, checkpoint};
 use leanvision::methods::classify::{TrainConfig, TrainReport, TrainRun};
 use leanvision::methods::training::TrainFlags;
-use leanvision::nn::{Arena, Model, ModelSpec, NamedParam, Training, initial};
+use leanvision::nn::{Arena, Model, ModelSpec, NamedParam, Precision, Training, initial};
 use leanvision::ops::{reduce::mean_all, softmax::cross_entropy};
 use leanvision::report::{CommonFlags, Run};
 use leanvision::{DType, Runtime, Tensor};
@@ -63,13 +63,25 @@ fn training_takes_what_it_says() {
     options.guard = false;
     let runtime = Runtime::with_options(&device_choice(), options).unwrap();
     // Size classes cost a little beside what the network itself needs; the issue allows 1.3.
-    for (arch, batch, recompute) in [("resnet20", 128, false), ("resnet20", 64, true), ("vit_small32", 32, false)] {
+    let (single, half) = (Precision::F32, Precision::F16);
+    for (arch, batch, recompute, precision) in [
+        ("resnet20", 128, false, single),
+        ("resnet20", 64, true, single),
+        ("vit_small32", 32, false, single),
+        ("resnet20", 128, false, half),
+    ] {
+        if precision == half && !runtime.profile().features.f16 {
+            continue;
+        }
         let mut flags = flags(arch, batch, 2);
         flags.train.recompute = recompute;
+        flags.train.precision = Some(precision);
         let said = TrainRun::prepare(&flags, &CommonFlags::default()).unwrap().memory_bytes().unwrap();
         let peak = train(&runtime, &flags).outcome.peak_device_bytes;
         let share = peak as f64 / said as f64;
-        eprintln!("{arch} at batch {batch}, recompute {recompute}: {peak} bytes at most, {said} said, {share:.3}");
+        eprintln!(
+            "{arch} at batch {batch}, recompute {recompute}, {precision:?}: {peak} bytes at most, {said} said, {share:.3}"
+        );
         assert!((0.8..1.3).contains(&share), "{arch}: {peak} bytes taken, {said} said");
     }
 }

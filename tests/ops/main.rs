@@ -13,6 +13,8 @@ mod conv;
 mod conv_bwd;
 mod elementwise;
 mod gather;
+mod half;
+mod loss_scale;
 mod matmul;
 mod matmul_coop;
 mod norm;

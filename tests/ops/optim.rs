@@ -290,7 +290,7 @@ fn averages_match_the_reference() {
         };
         let ((e, host_e), (w, host_w)) = (upload(1), upload(2));
         let momentum = 0.996_f32;
-        optim::ema(&e, &w, momentum).unwrap();
+        optim::ema(&e, &w, momentum, None).unwrap();
         let mu = f64::from(momentum);
         let want: Vec<f64> = host_e.iter().zip(&host_w).map(|(e, w)| mu * e + (1.0 - mu) * w).collect();
         check("ema", &download(&e).unwrap(), &want, Tolerance { atol: 3e-7, rtol: 0.0, allowed: 0 });
@@ -376,7 +376,7 @@ fn steps_stay_in_their_arena() {
         }
     }
     let (e, w) = (ones(), Tensor::full(&runtime, &[192], 3.0, DType::F32).unwrap());
-    optim::ema(&e.slice(0, 64..128).unwrap(), &w.slice(0, 64..128).unwrap(), 0.5).unwrap();
+    optim::ema(&e.slice(0, 64..128).unwrap(), &w.slice(0, 64..128).unwrap(), 0.5, None).unwrap();
     check("e", &e);
     let part = Tensor::full(&runtime, &[60], 7.0, DType::F32).unwrap();
     for add in [false, true] {
@@ -412,7 +412,7 @@ fn wrong_arguments_are_named() {
     assert!(optim::sgd(&w, &d, &m, &slots, Some(&factor), &SGD).is_err());
     assert!(optim::clip(&[], 1.0).is_err());
     assert!(optim::clip(&[(&short, &slots)], 1.0).is_err() && optim::clip(&[(&w, &slots)], 0.0).is_err());
-    assert!(optim::ema(&w, &w, 0.9).is_err() && optim::ema(&w, &d, 1.5).is_err());
+    assert!(optim::ema(&w, &w, 0.9, None).is_err() && optim::ema(&w, &d, 1.5, None).is_err());
     let part = Tensor::zeros(&runtime, &[10], DType::F32).unwrap();
     for (offsets, what) in [([0, 65], "fit"), ([0, 128], "fit"), ([64, 64], "overlap"), ([0, usize::MAX - 63], "fit")] {
         let parts = offsets.map(|offset| (&part, offset));

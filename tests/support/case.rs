@@ -70,9 +70,15 @@ impl<'a> Case<'a> {
         }
         let want = (row.reference)(&inputs);
         let n: usize = inputs.iter().map(|x| x.data.len()).sum();
-        let grad = row.grad.filter(|_| dtype == DType::F32 && n <= GRAD_ELEMENTS);
+        let tolerance_of = |tolerance: Tolerance| match dtype {
+            DType::F32 => Some(tolerance),
+            DType::F16 => row.grad_f16,
+            _ => None,
+        };
+        let grad = row.grad.filter(|_| n <= GRAD_ELEMENTS);
+        let grad = grad.and_then(|(of, tolerance)| Some((of, tolerance_of(tolerance)?)));
         let gradients = grad.map(|(of, tolerance)| {
-            let d_out = values(&want.shape, &(-1.0..1.0), DType::F32, seed + 977);
+            let d_out = values(&want.shape, &(-1.0..1.0), dtype, seed + 977);
             let want = of.iter().map(|&i| row.differences(&mut inputs, i, &d_out)).collect();
             Gradients { of, tolerance, d_out, want }
         });
@@ -102,7 +108,6 @@ impl<'a> Case<'a> {
         let Some(Gradients { of, tolerance, d_out, want }) = &self.gradients else { return Ok(()) };
         settle(runtime, || {
             let tensors = self.upload(runtime, view)?;
-            let d_out = upload(runtime, d_out, DType::F32)?;
             let each: Vec<Vec<usize>> = of.iter().map(|&i| vec![i]).collect();
             let sets = [of.to_vec()].into_iter().chain(each).take(if of.len() == 1 { 1 } else { usize::MAX });
             for set in sets {
@@ -114,12 +119,12 @@ impl<'a> Case<'a> {
                 if out.is_empty() {
                     continue;
                 }
-                let mut gradients = out.backward_with(&d_out)?;
+                let mut gradients = out.backward_with(&upload(runtime, d_out, out.dtype())?)?;
                 drop(out);
                 for &i in &set {
                     let d = gradients.take(&leaves[i]).ok_or_else(|| format!("no gradient of input {i}"))?;
-                    if d.shape() != self.inputs[i].shape {
-                        return Err(format!("gradient of input {i}: {:?}", d.shape()).into());
+                    if d.shape() != self.inputs[i].shape || d.dtype() != self.dtype {
+                        return Err(format!("gradient of input {i}: {:?} {}", d.shape(), d.dtype()).into());
                     }
                     let want = of.iter().position(|j| *j == i).map(|j| &want[j]).expect("in the list");
                     compare(&download(&d)?, &want.data, *tolerance)

@@ -26,6 +26,7 @@ pub struct Row {
     views: bool,
     pub(super) special: &'static [f64],
     pub(super) grad: Option<(&'static [usize], Tolerance)>,
+    pub(super) grad_f16: Option<Tolerance>,
 }
 
 /// A row over `cases` with inputs drawn from `range`.
@@ -48,6 +49,7 @@ pub fn row(
         views: true,
         special: &[],
         grad: None,
+        grad_f16: None,
     }
 }
 
@@ -96,6 +98,12 @@ impl Row {
     /// arithmetic f64, so what differs is the kernel.
     pub fn grad(mut self, inputs: &'static [usize], tolerance: Tolerance) -> Self {
         self.grad = Some((inputs, tolerance));
+        self
+    }
+
+    /// The same gradients also of f16 inputs, in f16.
+    pub fn grad_f16(mut self, tolerance: Tolerance) -> Self {
+        self.grad_f16 = Some(tolerance);
         self
     }
 

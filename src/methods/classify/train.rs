@@ -11,9 +11,9 @@ use super::eval::{judge, usual_batch};
 use super::network::scale_shift;
 use crate::data::{self, ImageSet, Normalize, Split, Wanted};
 use crate::methods::training::{Outcome, Recipe, State, TrainFlags, Trainer};
-use crate::nn::{Hints, Model, ModelSpec, Rule, Schedule, Training, Weights, initial};
+use crate::nn::{Hints, Model, ModelSpec, Precision, Rule, Schedule, Training, Weights, initial};
 use crate::ops::augment::{CropFlip, crop_flip};
-use crate::ops::elementwise::from_bytes;
+use crate::ops::elementwise::{cast, from_bytes};
 use crate::ops::gather::index_select;
 use crate::ops::random::Key;
 use crate::ops::{reduce, softmax};
@@ -214,21 +214,33 @@ impl TrainRun {
         let kept = plan.kept_bytes([self.train.height, self.train.width], self.settled.recompute)?;
         let recipe = &self.settled.recipe;
         let copies = 2 + recipe.rule.n_moments() as u64 + u64::from(recipe.ema.is_some());
+        let half = recipe.precision == Precision::F16;
+        // Activations take half of what they do in f32, and a second copy of the weights as much as half a first.
+        let (kept, half_copy) = if half { (kept / 2, 2 * plan.params.n_trained()) } else { (kept, 0) };
         let image_bytes = self.train.images.len().min(RESIDENT_BYTES) as u64;
-        Ok(4 * plan.params.n_trained() * copies + kept * recipe.micro_batch as u64 + image_bytes)
+        Ok(4 * plan.params.n_trained() * copies + half_copy + kept * recipe.micro_batch as u64 + image_bytes)
     }
 
-    /// Whether an adapter can hold the tensors of a micro-batch, found out before any work is done.
+    /// Whether an adapter can hold the tensors of a micro-batch, and has their type, found out before any work is done.
     ///
     /// # Errors
-    /// [`Error::Limit`] if the largest passes what a kernel may bind.
+    /// [`Error::Limit`] if the largest passes what a kernel may bind, [`Error::Feature`] for f16 where there is none.
     pub fn check(&self, runtime: &Runtime) -> Result<()> {
         let profile = runtime.profile();
+        if self.settled.recipe.precision == Precision::F16 && !profile.features.f16 {
+            return Err(Error::Feature {
+                what: "--precision f16".into(),
+                feature: "16-bit floats in shaders".into(),
+                adapter: profile.name.clone(),
+            });
+        }
         let summary = self.spec.plan().summary([self.train.height, self.train.width])?;
         let largest = summary.rows.iter().map(|row| row.output.iter().product::<usize>() as u64).max().unwrap_or(0);
         let batch = self.settled.recipe.micro_batch;
-        let (asked, limit) =
-            (4 * largest * batch as u64, profile.limits.binding_bytes.min(profile.limits.buffer_bytes));
+        let (asked, limit) = (
+            self.settled.recipe.precision.dtype().bytes() as u64 * largest * batch as u64,
+            profile.limits.binding_bytes.min(profile.limits.buffer_bytes),
+        );
         if let Some(limit) =
             runtime.options().memory_limit.filter(|limit| self.memory_bytes().is_ok_and(|n| n > *limit))
         {
@@ -271,8 +283,7 @@ impl TrainRun {
         let statistics = trainer.buffers()?;
         let training = Training::new(STATISTICS_MOMENTUM, *recompute);
         let network = model.over(trainer.leaves(), &statistics)?.training(training);
-        let frozen: Vec<Tensor> = trainer.leaves().iter().map(Tensor::detach).collect();
-        let judged = model.over(&frozen, &statistics)?;
+        let judged = model.over(&trainer.parameters()?, &statistics)?;
         let averaged = trainer.average()?.map(|average| model.over(&average, &statistics)).transpose()?;
         drop(model);
 
@@ -283,12 +294,14 @@ impl TrainRun {
         let flip = *augment == Augment::CropFlip;
         let labels = Tensor::from_slice(runtime, &self.train.labels, &[n])?;
         let key = Key { seed: recipe.seed, stream: stream::CROP_FLIP, step: 0 };
+        let dtype = recipe.precision.dtype();
         let mut loss = |batch: &crate::methods::training::Batch| {
             let (images, ids) = pixels.of(batch)?;
             let draw = Some(&batch.draw);
-            let x = crop_flip(&images, &ids, draw, &scale, &shift, &CropFlip { pad, flip, key }, DType::F32)?;
+            let x = crop_flip(&images, &ids, draw, &scale, &shift, &CropFlip { pad, flip, key }, dtype)?;
             let labels = index_select(&labels, 0, &batch.items)?;
-            let losses = softmax::cross_entropy(&network.forward(&x)?, &labels, *label_smoothing as f32)?;
+            let logits = cast(&network.forward(&x)?, DType::F32)?;
+            let losses = softmax::cross_entropy(&logits, &labels, *label_smoothing as f32)?;
             reduce::mean_all(&losses)
         };
         let mut feed = |items: &[u32]| pixels.send(items);
@@ -363,6 +376,9 @@ impl TrainRun {
             ("speed", format!("{} images/s on {}", number(report.images_per_s), report.adapter)),
             ("memory", bytes(outcome.peak_device_bytes)),
         ]);
+        if let (Some(scale), Some(skipped)) = (outcome.loss_scale, outcome.skipped_steps) {
+            page.facts([("loss scale", format!("{scale} at last, {skipped} steps skipped"))]);
+        }
         page.heading("Loss");
         let mut lines = Lines::new("step", "training loss");
         lines.line("loss", outcome.losses.iter().map(|&(step, loss)| (step as f64, loss)));
@@ -455,6 +471,7 @@ fn usual_recipe(spec: &ModelSpec, n: usize, flags: &TrainFlags) -> Recipe {
         decay: 1e-4,
         clip: None,
         ema: None,
+        precision: Precision::F32,
         seed: 0,
     };
     match spec {
@@ -542,6 +559,9 @@ impl fmt::Display for TrainReport {
         }
         if let Some(top1) = self.top1_ema {
             writeln!(f, "top-1 {top1:.2} % with the average of the weights")?;
+        }
+        if let (Some(scale), Some(skipped)) = (self.outcome.loss_scale, self.outcome.skipped_steps) {
+            writeln!(f, "mixed precision: loss scale {scale} at last, {skipped} steps skipped")?;
         }
         let (speed, peak) = (number(self.images_per_s), bytes(*peak_device_bytes));
         write!(

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::nn::{Rule, SCHEDULE_FORMS, Schedule};
+use crate::nn::{Precision, Rule, SCHEDULE_FORMS, Schedule};
 use crate::{Error, Result};
 
 /// How to train. What is not given takes the method's own value, or with --resume the run's.
@@ -46,6 +46,9 @@ pub struct TrainFlags {
     /// Also keep an average of the weights with this momentum, such as 0.999
     #[arg(long, value_name = "M")]
     pub ema: Option<f64>,
+    /// f16: activations and weights in 16 bits, a master copy of the weights in 32, a loss scale that moves by itself
+    #[arg(long, value_name = "f32|f16", value_parser = precision)]
+    pub precision: Option<Precision>,
     /// Keep only the input of each block for the backward pass, and compute the rest again: less memory, more time
     #[arg(long)]
     pub recompute: bool,
@@ -70,6 +73,14 @@ pub struct TrainFlags {
 fn positive(text: &str) -> std::result::Result<f64, String> {
     let wrong = || format!("{text} is no number above 0");
     text.parse().ok().filter(|n: &f64| *n > 0.0 && n.is_finite()).ok_or_else(wrong)
+}
+
+fn precision(text: &str) -> std::result::Result<Precision, String> {
+    match text {
+        "f32" => Ok(Precision::F32),
+        "f16" => Ok(Precision::F16),
+        other => Err(format!("{other} is neither f32 nor f16")),
+    }
 }
 
 impl TrainFlags {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::flags::TrainFlags;
-use crate::nn::{Rule, Schedule};
+use crate::nn::{Precision, Rule, Schedule};
 use crate::{Error, Result};
 
 /// A training run's settings. Two runs of one recipe on one adapter give the same bits.
@@ -29,6 +29,8 @@ pub struct Recipe {
     pub clip: Option<f64>,
     /// Momentum of the average of the weights that is kept beside them.
     pub ema: Option<f64>,
+    /// The type of activations and their gradients, and of weights as ops read them.
+    pub precision: Precision,
     /// Seed of everything random.
     pub seed: u64,
 }
@@ -82,6 +84,7 @@ impl Recipe {
             decay: flags.decay.unwrap_or(usual.decay),
             clip: flags.clip.or(usual.clip),
             ema: flags.ema.or(usual.ema),
+            precision: flags.precision.unwrap_or(usual.precision),
             seed: usual.seed,
         })
     }

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::recipe::same_config;
 use crate::nn::{Checkpoint, ParamKind, ParamList, Weights};
+use crate::ops::optim::ScaleState;
 use crate::{Error, Result};
 
 const KIND: &str = "leanvision training checkpoint";
@@ -20,6 +21,7 @@ pub(super) struct Layout {
     pub(super) buffers: Vec<(String, Vec<usize>)>,
     pub(super) n_moments: usize,
     pub(super) has_average: bool,
+    pub(super) has_scale: bool,
 }
 
 impl Layout {
@@ -36,6 +38,9 @@ impl Layout {
         }
         for (name, shape) in &self.buffers {
             list.add(format!("buffer/{name}"), shape.clone(), ParamKind::Bias);
+        }
+        if self.has_scale {
+            list.add("loss_scale", [4], ParamKind::Bias);
         }
         list
     }
@@ -58,6 +63,8 @@ pub struct State {
     pub average: Option<Vec<Vec<f32>>>,
     /// What is kept but not trained, such as running statistics.
     pub buffers: Vec<Vec<f32>>,
+    /// The loss scale of mixed precision.
+    pub scale: Option<ScaleState>,
 }
 
 impl State {
@@ -85,6 +92,7 @@ impl State {
             ("open_n".into(), self.open.1.to_string()),
         ]);
         let groups = [self.weights].into_iter().chain(self.moments).chain(self.average).chain([self.buffers]);
+        let groups = groups.chain(self.scale.map(|scale| vec![scale.to_array().to_vec()]));
         let list = layout.params();
         Weights::new(&list, groups.flatten().collect())?.save(path, &list, &metadata)
     }
@@ -101,7 +109,7 @@ impl State {
         let mut values = checkpoint.load(&layout.params(), "this run")?.into_inner().into_iter();
         let mut group = |n: usize| values.by_ref().take(n).collect::<Vec<_>>();
         let n = layout.trained.len();
-        Ok(Self {
+        let state = Self {
             step: head.step,
             loss_first: head.loss_first,
             open: head.open,
@@ -109,7 +117,12 @@ impl State {
             moments: (0..layout.n_moments).map(|_| group(n)).collect(),
             average: layout.has_average.then(|| group(n)),
             buffers: group(layout.buffers.len()),
-        })
+            scale: group(usize::from(layout.has_scale)).first().and_then(|values| ScaleState::from_slice(values)),
+        };
+        if layout.has_scale && state.scale.is_none() {
+            return Err(Error::file(path, "a checkpoint whose loss scale is damaged"));
+        }
+        Ok(state)
     }
 
     /// The configuration that a checkpoint was written with.

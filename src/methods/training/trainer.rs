@@ -14,8 +14,9 @@ use super::order::Order;
 use super::recipe::Recipe;
 use super::signals::Signals;
 use super::state::{Layout, State};
-use crate::nn::{Arena, Average, NamedParam, Optimizer};
+use crate::nn::{Arena, Average, HalfCopy, NamedParam, Optimizer, Precision};
 use crate::ops::elementwise::affine;
+use crate::ops::optim::{LossScale, ScaleState};
 use crate::report::{Metrics, Progress, number};
 use crate::runtime::Repeated;
 use crate::tensor::Read;
@@ -25,6 +26,10 @@ use crate::{DType, Error, Result, Runtime, Tensor};
 const CHECKPOINT: &str = "checkpoint.safetensors";
 /// Losses on their way to the host at most.
 const MAX_PENDING: u64 = 64;
+
+/// A loss scale below this is no scale that a sound gradient needs: f16 ends at 2^16, and the loss's own gradient starts at
+/// some 2^-7.
+const LEAST_SCALE: f32 = 1.0 / (1 << 20) as f32;
 
 /// One micro-batch. What changes from step to step lies on the device, since a step is recorded once and replayed.
 #[derive(Debug, Clone)]
@@ -101,6 +106,10 @@ pub struct Outcome {
     pub host_ms_per_step: f64,
     /// Bytes held by tensors on the device at most.
     pub peak_device_bytes: u64,
+    /// The loss scale behind the last step, under mixed precision.
+    pub loss_scale: Option<f32>,
+    /// Steps of the whole run that changed nothing, as a gradient was no number.
+    pub skipped_steps: Option<u32>,
     /// Losses over steps, as they stand in `metrics.jsonl`, those before a resume included.
     #[serde(skip)]
     pub losses: Vec<(u64, f64)>,
@@ -117,6 +126,8 @@ pub struct Trainer {
     config: Value,
     layout: Layout,
     arena: Arena,
+    /// What the loss reads under mixed precision.
+    half: Option<HalfCopy>,
     leaves: Vec<Tensor>,
     buffers: Arena,
     optimizer: Optimizer,
@@ -151,6 +162,7 @@ impl Trainer {
             buffers: names(&buffers),
             n_moments: recipe.rule.n_moments(),
             has_average: recipe.ema.is_some(),
+            has_scale: recipe.precision == Precision::F16,
         };
         if let Some(folder) = folder.filter(|_| resume) {
             crate::files::remove_leftovers(folder, CHECKPOINT);
@@ -170,13 +182,27 @@ impl Trainer {
             Some(state) => Optimizer::resume(rule, decay, clip, &arena, &state.moments, state.step)?,
             None => Optimizer::new(rule, decay, clip, &arena)?,
         };
+        let (optimizer, half) = if recipe.precision == Precision::F16 {
+            let scale = match state.as_ref().and_then(|state| state.scale) {
+                Some(scale) => LossScale::resume(runtime, scale)?,
+                None => LossScale::new(runtime)?,
+            };
+            (optimizer.scaled(scale), Some(HalfCopy::new(&arena)?))
+        } else {
+            (optimizer, None)
+        };
+        let leaves = match &half {
+            Some(half) => half.tensors(&arena)?,
+            None => arena.tensors()?,
+        };
         let average = recipe.ema.map(|momentum| {
             let values: Vec<Vec<f32>> = trained.iter().map(|param| param.values.clone()).collect();
             let init = state.as_ref().and_then(|state| state.average.clone()).unwrap_or(values);
             Average::new(&arena, momentum, &init)
         });
         Ok(Self {
-            leaves: arena.tensors()?.iter().map(Tensor::require_grad).collect::<Result<_>>()?,
+            leaves: leaves.iter().map(Tensor::require_grad).collect::<Result<_>>()?,
+            half,
             buffers: Arena::new(runtime, &buffers, false)?,
             optimizer,
             average: average.transpose()?,
@@ -195,10 +221,19 @@ impl Trainer {
         })
     }
 
-    /// The trained parameters as leaves, in the order in which they were given. They see every step.
+    /// The trained parameters as leaves for the loss, in the order in which they were given: f16 where the recipe's
+    /// precision has them so. They see every step.
     #[must_use]
     pub fn leaves(&self) -> &[Tensor] {
         &self.leaves
+    }
+
+    /// The trained parameters in f32, which are evaluated and saved. They see every step.
+    ///
+    /// # Errors
+    /// As [`Arena::tensors`].
+    pub fn parameters(&self) -> Result<Vec<Tensor>> {
+        self.arena.tensors()
     }
 
     /// The buffers, which a loss may update in place.
@@ -281,8 +316,9 @@ impl Trainer {
             let recording = ThreadTime::now();
             let (value, lr) = self.one_step(feed, loss)?;
             self.step += 1;
+            let scale = self.optimizer.scale().filter(|_| log.is_line(self.step)).map(LossScale::read).transpose()?;
             // Hands the step over, too.
-            log.push(self.step, lr, value.read()?);
+            log.push(Pending { step: self.step, lr, loss: value.read()?, scale });
             clock.recorded += recording.elapsed();
             let keep = if held.is_some() { 0 } else { log.every.saturating_mul(2).min(MAX_PENDING) as usize };
             if let Some(loss) = log.drain(keep)? {
@@ -324,6 +360,7 @@ impl Trainer {
             }
         }
         let steps = clock.steps(self.step.saturating_sub(warm));
+        let scale = self.scale()?;
         Ok(Outcome {
             steps: self.step,
             loss_first: log.loss_first,
@@ -333,6 +370,8 @@ impl Trainer {
             dispatches_per_step: clock.dispatches as f64 / steps,
             host_ms_per_step: clock.host_ms(steps),
             peak_device_bytes: self.runtime.memory().peak_bytes,
+            loss_scale: scale.map(|scale| scale.scale),
+            skipped_steps: scale.map(|scale| scale.skipped),
             losses: log.lines,
             evaluations,
         })
@@ -346,15 +385,19 @@ impl Trainer {
         self.feed.write(self.step, &items)?;
         feed(&items)?;
         let (arena, leaves, batches) = (&self.arena, &self.leaves, &self.feed.batches);
-        let value = self.gradients.run(&self.runtime, || gradients(arena, leaves, batches, loss))?;
+        let optimizer = &self.optimizer;
+        let value = self.gradients.run(&self.runtime, || gradients(arena, optimizer, leaves, batches, loss))?;
         // Gradients are whole here: an exchange between devices would work on `self.arena.gradients()`.
         let lr = recipe.schedule.lr(recipe.lr, self.step, recipe.steps, self.order.steps_per_epoch());
         if !(lr as f32).is_finite() {
             return Err(Error::Failed(format!("step {}: the learning rate is {lr}", self.step + 1)));
         }
-        self.optimizer.step(&self.arena, lr)?;
+        let stepped = self.optimizer.step(&self.arena, lr)?;
         if let Some(average) = &self.average {
-            average.update(&self.arena)?;
+            average.update(&self.arena, &stepped)?;
+        }
+        if let Some(half) = &self.half {
+            half.refresh(&self.arena)?;
         }
         Ok((value, lr))
     }
@@ -372,7 +415,14 @@ impl Trainer {
             moments: self.optimizer.moments().iter().map(|m| self.arena.read(m)).collect::<Result<_>>()?,
             average: self.average.as_ref().map(|average| self.arena.read(average.flats())).transpose()?,
             buffers: self.buffers.read(&self.buffers.values())?,
+            scale: self.scale()?,
         })
+    }
+
+    /// The loss scale, read back.
+    fn scale(&self) -> Result<Option<ScaleState>> {
+        let read = |scale: &LossScale| Ok(ScaleState::from_slice(&scale.read()?.wait()?));
+        self.optimizer.scale().map_or(Ok(None), read)
     }
 
     /// The state, if all of it is numbers.
@@ -420,12 +470,18 @@ impl Trainer {
 }
 
 /// The gradients of all micro-batches, into the arena; answers the mean loss `[]`.
-fn gradients(arena: &Arena, leaves: &[Tensor], batches: &[Batch], loss: LossFn<'_>) -> Result<Tensor> {
+fn gradients(
+    arena: &Arena,
+    optimizer: &Optimizer,
+    leaves: &[Tensor],
+    batches: &[Batch],
+    loss: LossFn<'_>,
+) -> Result<Tensor> {
     let mut sum: Option<Tensor> = None;
     for (i, batch) in batches.iter().enumerate() {
         let value = loss(batch)?;
         let value = if batches.len() > 1 { affine(&value, 1.0 / batches.len() as f32, 0.0)? } else { value };
-        arena.collect(value.backward()?, leaves, i > 0)?;
+        arena.collect(optimizer.backward(&value)?, leaves, i > 0)?;
         let value = value.detach();
         sum = Some(match sum {
             Some(sum) => crate::ops::elementwise::add(&sum, &value)?,
@@ -470,10 +526,19 @@ impl Clock {
     }
 }
 
+/// What a step leaves for the host, on its way there.
+struct Pending {
+    step: u64,
+    lr: f64,
+    loss: Read<f32>,
+    /// Behind the steps that end in a line.
+    scale: Option<Read<f32>>,
+}
+
 /// Losses on their way to the host, and the lines they end in.
 struct Log<'a> {
     metrics: &'a mut Metrics,
-    pending: VecDeque<(u64, f64, Read<f32>)>,
+    pending: VecDeque<Pending>,
     every: u64,
     /// Sum and number of the losses that no line holds yet.
     open: (f64, u64),
@@ -495,8 +560,13 @@ impl<'a> Log<'a> {
         }
     }
 
-    fn push(&mut self, step: u64, lr: f64, loss: Read<f32>) {
-        self.pending.push_back((step, lr, loss));
+    fn push(&mut self, pending: Pending) {
+        self.pending.push_back(pending);
+    }
+
+    /// Whether a line is written behind this step.
+    fn is_line(&self, step: u64) -> bool {
+        step.is_multiple_of(self.every) || step == 1
     }
 
     /// Takes in the oldest losses until at most `keep` are on their way; answers the last line's mean. A loss is read two
@@ -504,7 +574,7 @@ impl<'a> Log<'a> {
     fn drain(&mut self, keep: usize) -> Result<Option<f64>> {
         let mut arrived = None;
         while self.pending.len() > keep {
-            let Some((step, lr, loss)) = self.pending.pop_front() else { break };
+            let Some(Pending { step, lr, loss, scale }) = self.pending.pop_front() else { break };
             let loss = loss.wait()?.first().copied().map_or(f64::NAN, f64::from);
             if !loss.is_finite() {
                 return Err(Error::Failed(format!("step {step}: the loss is {loss}")));
@@ -514,11 +584,20 @@ impl<'a> Log<'a> {
             }
             self.open.0 += loss;
             self.open.1 += 1;
-            if step.is_multiple_of(self.every) || step == 1 {
+            if self.is_line(step) {
                 self.loss_last = self.open.0 / self.open.1 as f64;
                 self.open = (0.0, 0);
                 self.lines.push((step, self.loss_last));
-                self.metrics.log(&json!({ "step": step, "loss": self.loss_last, "lr": lr }))?;
+                let mut line = json!({ "step": step, "loss": self.loss_last, "lr": lr });
+                if let Some(scale) = scale.map(Read::wait).transpose()?.as_deref().and_then(ScaleState::from_slice) {
+                    if scale.scale < LEAST_SCALE {
+                        let message = format!("gradients overflow f16 even at a loss scale of {:e}", scale.scale);
+                        return Err(Error::Failed(format!("step {step}: {message}")));
+                    }
+                    line["loss_scale"] = scale.scale.into();
+                    line["skipped_steps"] = scale.skipped.into();
+                }
+                self.metrics.log(&line)?;
                 arrived = Some(self.loss_last);
             }
         }

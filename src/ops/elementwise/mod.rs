@@ -242,6 +242,33 @@ fn converted(x: &Tensor, dtype: DType) -> Result<Tensor> {
     }
 }
 
+/// The elements of `x` as those of `out`, of another float type, **in place**: every view of `out` sees them. Both are
+/// contiguous and of one shape. What lies behind the last element, up to four of them, is written, too.
+///
+/// # Errors
+/// [`Error::Shape`] or [`Error::DType`] if they are not, [`Error::Argument`] for two devices.
+pub(crate) fn cast_into(x: &Tensor, out: &Tensor) -> Result<()> {
+    const OP: &str = "cast_into";
+    if !x.dtype().is_float() || !out.dtype().is_float() || x.dtype() == out.dtype() {
+        let given = format!("{} to {} asked for", x.dtype(), out.dtype());
+        return Err(Error::dtype(OP, format!("{given}, two float types wanted")));
+    }
+    if x.shape() != out.shape() || !x.is_bindable() || !out.is_bindable() {
+        let given = format!("x {:?} and out {:?} given", x.shape(), out.shape());
+        return Err(Error::shape(OP, format!("{given}, contiguous tensors of one shape wanted")));
+    }
+    super::checks::need_one_device(OP, x, [out])?;
+    let n_vec4 = x.len().div_ceil(4);
+    x.runtime()
+        .launch(&CAST_FWD)
+        .types(&[DType::F32, x.dtype(), out.dtype()])
+        .bind([x.binding(), out.binding()])
+        .params(&CastParams { n_vec4: n_vec4 as u32 })
+        .groups(groups(n_vec4))
+        .cost(0, size(x.len(), x.dtype()) + size(x.len(), out.dtype()))
+        .run()
+}
+
 /// Bytes to numbers with a factor and an addend per channel, the last axis: u8 `[.., c]` to `[.., c]`,
 /// `out = x * scale[c] + shift[c]`. With f32 `scale` and `shift` `[c]` (or `[1]` for all channels) this normalises
 /// images.

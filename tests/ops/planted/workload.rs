@@ -405,7 +405,19 @@ fn optimizers(runtime: &Runtime) -> Result<()> {
     fits(optim::lars(&w, &d, &m, &slots, factor, &optim::Lars { lr: 0.1, momentum: 0.9, decay: 0.1, trust: 0.01 }))?;
     let adam = optim::Adam { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, decay: 0.1, decoupled: true, t: 1 };
     fits(optim::adam(&w, &d, &m, &v, &slots, factor, &adam))?;
-    fits(optim::ema(&m, &w, 0.9))?;
+    fits(optim::ema(&m, &w, 0.9, None))?;
+    // Mixed precision: f16 gradients, a scale with a verdict, and one that skips.
+    let halves: Vec<Tensor> =
+        [3, 64, 130, 1, 700].map(|n| noise(runtime, &[n], DType::F16)).into_iter().collect::<Result<_>>()?;
+    let placed: Vec<(&Tensor, usize)> = halves.iter().zip(slots.offsets().iter().copied()).collect();
+    fits(optim::collect(&d, &placed, false))?;
+    fits(optim::collect(&d, &placed[4..], true))?;
+    let scale = optim::LossScale::new(runtime)?;
+    let verdict = fits(scale.unscale(&[(&d, &slots)], Some(0.5)))?;
+    fits(optim::adam(&w, &d, &m, &v, &slots, verdict.as_ref().map(|verdict| &verdict.factor), &adam))?;
+    let broken = Tensor::full(runtime, &[slots.len()], f32::INFINITY, DType::F32)?;
+    let verdict = fits(scale.unscale(&[(&broken, &slots)], None))?;
+    fits(optim::ema(&m, &w, 0.9, verdict.as_ref().map(|verdict| &verdict.factor)))?;
     Ok(())
 }
 
