@@ -30,6 +30,9 @@ pub mod stream {
     pub const ORDER: u32 = 6;
     /// Random inputs of a kernel in the simulator; the step is the binding.
     pub const INPUTS: u32 = 7;
+    /// Views of training images, the step being the epoch: this stream for the first view of an image, the next for the
+    /// second, eight in all.
+    pub const VIEWS: u32 = 8;
 }
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

@@ -22,6 +22,7 @@ pub mod softmax;
 pub mod sort;
 pub mod topk;
 pub(crate) mod tune;
+pub mod views;
 
 pub use act::Act;
 pub use rows::RowVariant;
@@ -51,6 +52,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
         softmax::KERNELS,
         sort::KERNELS,
         topk::KERNELS,
+        views::KERNELS,
     ];
     families.iter().copied().flatten().collect()
 }

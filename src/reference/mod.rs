@@ -18,6 +18,7 @@ pub mod reduce;
 pub mod softmax;
 pub mod sort;
 pub mod topk;
+pub mod views;
 
 /// A row-major array of f64 on the host.
 #[derive(Debug, Clone, PartialEq)]

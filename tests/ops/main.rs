@@ -31,3 +31,4 @@ mod softmax;
 mod sort;
 mod topk;
 mod tune;
+mod views;

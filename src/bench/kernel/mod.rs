@@ -17,6 +17,7 @@ mod scatter;
 mod softmax;
 mod sort;
 mod topk;
+mod views;
 
 use super::{Case, Level};
 use crate::runtime::Runtime;
@@ -42,6 +43,7 @@ const FAMILIES: &[(&str, Build)] = &[
     ("softmax", softmax::cases),
     ("sort", sort::cases),
     ("topk", topk::cases),
+    ("views", views::cases),
 ];
 
 /// Names of the families that have cases.

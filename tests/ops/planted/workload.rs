@@ -4,7 +4,7 @@
 use crate::support::row::{upload, values};
 use leanvision::ops::{
     Act, RowVariant, attention as at, augment, conv, elementwise as e, gather as g, matmul as mm, norm, optim, pool,
-    random, reduce, scatter, softmax as s, sort, topk,
+    random, reduce, scatter, softmax as s, sort, topk, views,
 };
 use leanvision::runtime::{CapturedLaunch, Kernel, SimulatedDevice};
 use leanvision::sim::{Buffer, Checks, Options};
@@ -69,6 +69,7 @@ const FAMILIES: &[(&str, Work)] = &[
     ("softmax", softmaxes),
     ("sort", sorts),
     ("topk", topks),
+    ("views", view),
 ];
 
 /// Folds a grid of three workgroups or more so that some are left over, as a device does whose grids are small.
@@ -151,6 +152,23 @@ fn augment(runtime: &Runtime) -> Result<()> {
         let options = augment::CropFlip { pad: 2, flip: true, key: random::Key::new(7, 1, 2) };
         for dtype in [DType::F32, DType::F16] {
             fits(augment::crop_flip(&images, &words(runtime, batch)?, None, &scale, &scale, &options, dtype))?;
+        }
+    }
+    Ok(())
+}
+
+fn view(runtime: &Runtime) -> Result<()> {
+    let strong = views::Recipe { solarize: 0.5, blur: 0.7, ..views::Recipe::STRONG };
+    for (shape, side, batch, recipe) in [
+        ([3, 7, 9, 3], [6, 5], 13, strong),
+        ([2, 11, 4, 1], [13, 3], 5, views::Recipe { filter: views::Filter::Bicubic, ..strong }),
+    ] {
+        let images = noise(runtime, &shape, DType::U8)?;
+        let scale = floats(runtime, &[shape[3]])?;
+        let views = views::Views::new(runtime, &recipe, [shape[1], shape[2]], side)?;
+        let key = random::Key::new(7, 8, 2);
+        for dtype in [DType::F32, DType::F16] {
+            fits(views.make(&images, &words(runtime, batch)?, None, &scale, &scale, key, dtype))?;
         }
     }
     Ok(())
