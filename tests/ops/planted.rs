@@ -171,6 +171,8 @@ const GUARDS: &[(&str, &str, Option<Check>, &str)] = &[
         "what lies behind the end has the place of another",
     ),
     ("atomics_fwd", "i >= p.n", None, "counts on, in words that exist"),
+    ("view_colour_fwd", "(JITTER | GREY)", None, "views whose colours stay are written as they were"),
+    ("view_rows_fwd", "& BLUR)", None, "rows of views that are not blurred are not read"),
     ("select_groups_fwd", "is_tie[j]", Some(Check::StorageRace), "ties past the last go where others are put"),
 ];
 
