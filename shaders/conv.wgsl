@@ -8,18 +8,6 @@
 //   tile        64 x 64 or 128 x 32 outputs per workgroup, staged through workgroup memory, for real GPUs
 //   depthwise   one input channel per output channel: 8 pixels of a row x 4 channels per invocation
 override ACT: u32 = 0u;
-struct ConvParams {
-    n_pixels: u32,                         // n ho wo
-    n_blocks: u32,                         // blocks of output channels over all groups
-    h: u32, w: u32, ci: u32,
-    ho: u32, wo: u32, co: u32,
-    ci_group: u32, co_group: u32,          // channels of a group
-    kernel: u32, stride: u32,              // pairs: height in the low half, width in the high half
-    padding: u32, dilation: u32,
-    operands: u32,                         // 1: there is a bias, 2: there is a residual
-}
-const BIAS: u32 = 1u;
-const RESIDUAL: u32 = 2u;
 var<immediate> conv_params: ConvParams;
 
 @group(0) @binding(0) var<storage, read> conv_x: array<Elem>;            // [n, h, w, ci]
@@ -32,10 +20,6 @@ var<immediate> conv_params: ConvParams;
 @group(0) @binding(2) var<storage, read> conv_bias4: array<Elem4>;
 @group(0) @binding(3) var<storage, read> conv_residual4: array<Elem4>;
 @group(0) @binding(4) var<storage, read_write> conv_out4: array<Elem4>;
-
-fn conv_pair(packed: u32) -> vec2<u32> {
-    return vec2<u32>(packed & 0xffffu, packed >> 16u);
-}
 
 // ---- plain ----
 override WG_SIZE: u32 = 64u;

@@ -29,9 +29,10 @@ pub use pages::{ReportFlags, Reports};
 pub use pipeline::TrainingStep;
 pub use suite::{BenchReport, Clocks, Conditions, Left, SCHEMA, list, run};
 
+use crate::ops::elementwise::cast;
 use crate::reference::Array;
 use crate::runtime::{Kernel, Runtime};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
 /// The kernels that only measure.
@@ -90,6 +91,18 @@ pub fn noise(runtime: &Runtime, shape: &[usize], seed: u64) -> Result<(Tensor, A
         .collect();
     let array = Array::new(shape, data.iter().map(|v| f64::from(*v)).collect());
     Ok((Tensor::from_slice(runtime, &data, shape)?, array))
+}
+
+/// [`noise`] in f32 or f16, rounded for the check, too.
+///
+/// # Errors
+/// As [`Tensor::from_slice`].
+pub fn noise_as(runtime: &Runtime, shape: &[usize], seed: u64, dtype: DType) -> Result<(Tensor, Array)> {
+    let (x, mut array) = noise(runtime, shape, seed)?;
+    if dtype == DType::F16 {
+        array.data.iter_mut().for_each(|v| *v = half::f16::from_f64(*v).to_f64());
+    }
+    Ok((cast(&x, dtype)?, array))
 }
 
 /// The whole of a `harness = false` bench: times the cases of one family and prints a line each.

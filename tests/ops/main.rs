@@ -11,6 +11,7 @@ mod augment;
 mod autograd;
 mod conv;
 mod conv_bwd;
+mod conv_coop;
 mod elementwise;
 mod gather;
 mod half;

@@ -1,9 +1,10 @@
-use crate::bench::{Case, Level, noise, spot, worst};
+use crate::bench::{Case, Level, noise, noise_as, spot, worst};
 use crate::ops::Act;
 use crate::ops::conv::{Conv2d, Variant, conv2d, conv2d_with, input_gradient, weight_gradient};
+use crate::ops::elementwise::cast;
 use crate::reference::conv::{conv2d_at, conv2d_bwd_w_at, conv2d_bwd_x_at};
 use crate::runtime::Runtime;
-use crate::{Result, Tensor};
+use crate::{DType, Result, Tensor};
 
 /// Images, size, channels in, kernel, channels out, stride, groups.
 type Shape = [usize; 7];
@@ -53,18 +54,27 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
         Level::Tiny => (TINY_MAIN, TINY, TINY),
         _ => (MAIN, MORE, BACKWARD),
     };
-    let mut cases = vec![case(runtime, main, None)?];
+    let mut cases = vec![case(runtime, main, None, DType::F32)?];
+    if runtime.profile().features.f16 {
+        cases.push(case(runtime, main, None, DType::F16)?);
+    }
     if level == Level::Quick {
         return Ok(cases);
     }
     for variant in [Variant::Plain, Variant::Registers, Variant::Subgroup, Variant::Stem, Variant::Tile] {
         let [_, _, ci, kernel, co, ..] = main;
-        if variant.fits(runtime.profile(), crate::DType::F32, [kernel, kernel, ci, co], &options(main)) {
-            cases.push(case(runtime, main, Some(variant))?);
+        if variant.fits(runtime.profile(), DType::F32, [kernel, kernel, ci, co], &options(main)) {
+            cases.push(case(runtime, main, Some(variant), DType::F32)?);
+        }
+    }
+    for variant in [Variant::Cooperative16, Variant::Cooperative16Small] {
+        let [_, _, ci, kernel, co, ..] = main;
+        if variant.fits(runtime.profile(), DType::F16, [kernel, kernel, ci, co], &options(main)) {
+            cases.push(case(runtime, main, Some(variant), DType::F16)?);
         }
     }
     for &shape in more {
-        cases.push(case(runtime, shape, None)?);
+        cases.push(case(runtime, shape, None, DType::F32)?);
     }
     for &shape in backward {
         cases.push(backward_case(runtime, shape, Operand::Input)?);
@@ -83,12 +93,12 @@ fn options([_, _, _, kernel, _, stride, groups]: Shape) -> Conv2d {
     Conv2d { stride: [stride; 2], padding: [kernel / 2; 2], groups, ..Conv2d::default() }
 }
 
-fn case(runtime: &Runtime, shape: Shape, variant: Option<Variant>) -> Result<Case> {
+fn case(runtime: &Runtime, shape: Shape, variant: Option<Variant>, dtype: DType) -> Result<Case> {
     let [n, size, ci, kernel, co, _, groups] = shape;
     let conv = options(shape);
-    let (x, x_array) = noise(runtime, &[n, size, size, ci], 1)?;
-    let (w, w_array) = noise(runtime, &[kernel, kernel, ci / groups, co], 2)?;
-    let (bias, bias_array) = noise(runtime, &[co], 3)?;
+    let (x, x_array) = noise_as(runtime, &[n, size, size, ci], 1, dtype)?;
+    let (w, w_array) = noise_as(runtime, &[kernel, kernel, ci / groups, co], 2, dtype)?;
+    let (bias, bias_array) = noise_as(runtime, &[co], 3, dtype)?;
     let [side, _] = conv.out_size([size; 2], [kernel; 2])?;
     let n_out = n * side * side * co;
     let taps = w.len() / co;
@@ -98,7 +108,7 @@ fn case(runtime: &Runtime, shape: Shape, variant: Option<Variant>) -> Result<Cas
     };
     // Every 997th element: enough to see a wrong kernel, and quick.
     let check = move |out: &Tensor| {
-        let got = out.to_vec::<f32>()?;
+        let got = cast(out, DType::F32)?.to_vec::<f32>()?;
         let error = |i: usize| {
             let pixel = i / co;
             let index = [pixel / side / side, pixel / side % side, pixel % side, i % co];
@@ -106,12 +116,13 @@ fn case(runtime: &Runtime, shape: Shape, variant: Option<Variant>) -> Result<Cas
         };
         Ok(worst((0..got.len()).step_by(997).map(error)))
     };
-    let bytes = 4 * (n * size * size * ci + w_len(shape) + n_out) as u64;
+    let bytes = (dtype.bytes() * (n * size * size * ci + w_len(shape) + n_out)) as u64;
     Ok(Case::new("conv/conv2d", text(shape), run, check)
         .cost(2 * (n_out * taps) as u64, bytes)
         .variant(variant.map_or("auto".into(), |v| format!("{v:?}").to_lowercase()))
-        // Sums of up to 2304 products of numbers below 1, rounded to f32 at each step.
-        .tolerance(2e-4))
+        .dtype(dtype)
+        // Sums of up to 2304 products of numbers below 1, rounded to f32 at each step; to f16 at the end, from below 128.
+        .tolerance(if dtype == DType::F16 { 0.07 } else { 2e-4 }))
 }
 
 #[derive(Clone, Copy, PartialEq)]

@@ -1,5 +1,5 @@
 use crate::Result;
-use crate::bench::{Case, Level, noise, spot};
+use crate::bench::{Case, Level, noise, noise_as, spot};
 use crate::ops::Act;
 use crate::ops::elementwise::cast;
 use crate::ops::matmul::{Variant, linear, matmul, matmul_with};
@@ -124,14 +124,9 @@ fn halves(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     };
     let mut cases = Vec::new();
     for (i, &n) in sides.iter().enumerate() {
-        let half = |seed| -> Result<(Tensor, Array)> {
-            let (x, mut rx) = noise(runtime, &[1, n, n], seed)?;
-            rx.data.iter_mut().for_each(|v| *v = half::f16::from_f64(*v).to_f64());
-            Ok((cast(&x, DType::F16)?, rx))
-        };
-        let ((a, ra), (b, mut rb)) = (half(70 + 2 * i as u64)?, half(71 + 2 * i as u64)?);
-        rb.shape.remove(0);
-        let (b, ra, rb) = (b.reshape(&[n, n])?, Rc::new(ra), Rc::new(rb));
+        let (a, ra) = noise_as(runtime, &[1, n, n], 70 + 2 * i as u64, DType::F16)?;
+        let (b, rb) = noise_as(runtime, &[n, n], 71 + 2 * i as u64, DType::F16)?;
+        let (ra, rb) = (Rc::new(ra), Rc::new(rb));
         let tiled = |v: &Variant| matches!(v, Variant::Tiled64 | Variant::Tiled128) && !profile.is_software();
         let fits =
             |v: &&Variant| v.runs_on(profile, DType::F16) && (tiled(v) || v.is_cooperative()) && level != Level::Quick;

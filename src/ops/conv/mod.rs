@@ -22,7 +22,8 @@ use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
 const SOURCE: &str = include_str!("../../../shaders/conv.wgsl");
-const COMMONS: &[Common] = &[INDEX, ACT];
+const CONV: Common = Common { name: "conv", source: include_str!("../../../shaders/common/conv.wgsl") };
+const COMMONS: &[Common] = &[INDEX, ACT, CONV];
 const FLOATS: &[DType] = &[DType::F32, DType::F16];
 const BIAS: u32 = 1;
 const RESIDUAL: u32 = 2;
@@ -115,15 +116,29 @@ const fn kernel(entry: &'static str) -> Kernel {
         .overrides(ACTS)
 }
 
-const ACTS: &[(&str, &[u32])] = &[("ACT", &[0, 1, 2, 3, 4, 5, 6, 7, 8])];
+const ALL_ACTS: &[u32] = &[0, 1, 2, 3, 4, 5, 6, 7, 8];
+const ACTS: &[(&str, &[u32])] = &[("ACT", ALL_ACTS)];
 const CONV_PLAIN_FWD: Kernel = kernel("conv_plain_fwd");
 const CONV_REGISTERS_FWD: Kernel = kernel("conv_registers_fwd");
 const CONV_SUBGROUP_FWD: Kernel = kernel("conv_subgroup_fwd").needs(&[Need::SubgroupOf(8)]);
 const CONV_STEM_FWD: Kernel = kernel("conv_stem_fwd").needs(&[Need::SubgroupOf(8)]);
 const CONV_DEPTHWISE_FWD: Kernel = kernel("conv_depthwise_fwd");
 const CONV_DEPTHWISE3_FWD: Kernel = kernel("conv_depthwise3_fwd");
-const CONV_TILE_FWD: Kernel =
-    kernel("conv_tile_fwd").overrides(&[("ACT", &[0, 1, 2, 3, 4, 5, 6, 7, 8]), ("LANES_O", &[8, 4])]);
+const CONV_TILE_FWD: Kernel = kernel("conv_tile_fwd").overrides(&[("ACT", ALL_ACTS), ("LANES_O", &[8, 4])]);
+
+/// On cooperative matrices of 16, tiles of 128 and of 64.
+const fn coop(overrides: &'static [(&'static str, &'static [u32])]) -> Kernel {
+    let source = include_str!("../../../shaders/conv_coop.wgsl");
+    Kernel::new("conv_coop", "conv_coop_16_fwd", source, &[Read, Read, Read, Read, Write])
+        .commons(&[INDEX, ACT, CONV, matmul::COOP])
+        .params::<ConvParams>()
+        .types(&["Elem"], &[&[DType::F16]])
+        .overrides(overrides)
+        .needs(&[Need::Cooperative(16)])
+}
+
+const COOPERATIVE_16: Kernel = coop(&[("ACT", ALL_ACTS), ("TILE", &[128])]);
+const COOPERATIVE_16_SMALL: Kernel = coop(&[("ACT", ALL_ACTS), ("TILE", &[64])]);
 
 /// The kernels of this family.
 pub const KERNELS: &[Kernel] = &[
@@ -134,6 +149,8 @@ pub const KERNELS: &[Kernel] = &[
     CONV_DEPTHWISE_FWD,
     CONV_DEPTHWISE3_FWD,
     CONV_TILE_FWD,
+    COOPERATIVE_16,
+    COOPERATIVE_16_SMALL,
 ];
 
 /// How a convolution is computed.
@@ -158,6 +175,11 @@ pub enum Variant {
     TileNarrow,
     /// [`matmul::linear`] over the pixels: 1 x 1 windows side by side without padding, groups or residual.
     Matmul,
+    /// f16, 128 pixels x 128 channels per workgroup on cooperative matrices of 16: one group, channels in fours, in and
+    /// out; adapters that have them, where they are asked for.
+    Cooperative16,
+    /// f16, 64 pixels x 64 channels per workgroup on cooperative matrices of 16.
+    Cooperative16Small,
 }
 
 impl Variant {
@@ -172,6 +194,8 @@ impl Variant {
         Self::Tile,
         Self::TileNarrow,
         Self::Matmul,
+        Self::Cooperative16,
+        Self::Cooperative16Small,
     ];
 
     fn kernel(self) -> &'static Kernel {
@@ -184,7 +208,14 @@ impl Variant {
             Self::Depthwise => &CONV_DEPTHWISE_FWD,
             Self::Depthwise3 => &CONV_DEPTHWISE3_FWD,
             Self::Tile | Self::TileNarrow => &CONV_TILE_FWD,
+            Self::Cooperative16 => &COOPERATIVE_16,
+            Self::Cooperative16Small => &COOPERATIVE_16_SMALL,
         }
+    }
+
+    /// Pixels and channels of a tile on cooperative matrices.
+    fn cooperative_tile(self) -> usize {
+        if self == Self::Cooperative16 { 128 } else { 64 }
     }
 
     /// Whether it computes convolutions with weights `[kh, kw, ci / groups, co]` and no residual on this adapter.
@@ -200,6 +231,10 @@ impl Variant {
             Self::Depthwise3 => {
                 let side_by_side = [kh, kw] == [3; 2] && conv.stride == [1; 2] && conv.dilation == [1; 2];
                 Self::Depthwise.fits(profile, dtype, w, conv) && side_by_side
+            }
+            Self::Cooperative16 | Self::Cooperative16Small => {
+                let in_fours = ci_group > 0 && ci_group.is_multiple_of(4) && co.is_multiple_of(4);
+                dtype == DType::F16 && conv.groups == 1 && in_fours
             }
             Self::Matmul => [kh, kw] == [1; 2] && *conv == Conv2d { dilation: conv.dilation, ..Conv2d::default() },
         };
@@ -408,11 +443,24 @@ impl Problem {
         let channels = self.params.co_group as usize;
         let ladder = up_to(Defaults::of(self.x.runtime().profile()).conv, channels).unwrap_or_default();
         match ladder.iter().find(|variant| self.fits(**variant)) {
-            // Half of a wide tile would compute what nobody stores.
-            Some(Variant::Tile) if channels.div_ceil(32) % 2 == 1 => Variant::TileNarrow,
+            Some(Variant::Tile) => self.tile(channels),
             Some(variant) => *variant,
             None => Variant::Plain,
         }
+    }
+
+    /// The tiles for `channels` of a group.
+    fn tile(&self, channels: usize) -> Variant {
+        // Large ones once they are enough to fill a large GPU, and not for a few channels.
+        let n_tiles = u64::from(self.params.n_pixels).div_ceil(128) * channels.div_ceil(128) as u64;
+        let large_from = Defaults::of(self.x.runtime().profile()).cooperative_large_from;
+        let large = channels > 64 && n_tiles >= large_from;
+        let cooperative = if large { Variant::Cooperative16 } else { Variant::Cooperative16Small };
+        if channels >= 32 && self.fits(cooperative) {
+            return cooperative;
+        }
+        // Half of a wide tile would compute what nobody stores.
+        if channels.div_ceil(32) % 2 == 1 { Variant::TileNarrow } else { Variant::Tile }
     }
 
     /// Loop rounds of one invocation, at most.
@@ -425,6 +473,8 @@ impl Problem {
             Variant::Depthwise | Variant::Depthwise3 => taps * 14 + 64,
             // Steps of 16, each with that many rounds, up to 40 to stage the operands and one for each loop left.
             Variant::Tile | Variant::TileNarrow => (taps * ci).div_ceil(16) * 64 + taps + 128,
+            // Panels of 32, each with up to four rounds, gone through up to four times by one or two large subgroups.
+            Variant::Cooperative16 | Variant::Cooperative16Small => (taps * ci).div_ceil(32) * 16 + 128,
             Variant::Matmul => 0,
         }
     }
@@ -448,7 +498,8 @@ impl Problem {
         let n_groups = self.conv.groups;
         let blocks = |size: usize| n_groups * (co / n_groups).div_ceil(size);
         let threads = |n: usize| (n as u64).div_ceil(WG_SIZE);
-        let (groups, lanes_o) = match variant {
+        // The size that kernels with two overrides are compiled for.
+        let (groups, size) = match variant {
             Variant::Plain | Variant::Matmul => (threads(out.len()), 0),
             Variant::Registers | Variant::Subgroup | Variant::Stem => {
                 params.n_blocks = blocks(BLOCK) as u32;
@@ -461,8 +512,14 @@ impl Problem {
                 params.n_blocks = blocks(8 * lanes_o) as u32;
                 ((n_pixels.div_ceil(512 / lanes_o) * blocks(8 * lanes_o)) as u64, lanes_o)
             }
+            Variant::Cooperative16 | Variant::Cooperative16Small => {
+                let tile = variant.cooperative_tile();
+                params.n_blocks = blocks(tile) as u32;
+                ((n_pixels.div_ceil(tile) * blocks(tile)) as u64, tile)
+            }
         };
-        let overrides = [("ACT", self.act.code()), ("LANES_O", lanes_o as u32)];
+        let second = variant.kernel().overrides.get(1).map_or("", |(name, _)| *name);
+        let overrides = [("ACT", self.act.code()), (second, size as u32)];
         // What is absent is never read, so the weights stand in for it.
         let [bias, residual] =
             [&self.bias, &self.residual].map(|operand| operand.as_ref().unwrap_or(&self.w).binding());

@@ -28,7 +28,7 @@ fn sizes(n_pixels: usize, w: [usize; 4], conv: &Conv2d) -> [(&'static str, usize
     [("pixels", n_pixels), ("in", w[2]), ("out", w[3] / conv.groups.max(1))]
 }
 
-fn exact(w: [usize; 4], conv: &Conv2d, act: u32) -> [(&'static str, usize); 7] {
+fn exact(w: [usize; 4], conv: &Conv2d, act: u32, cooperative: bool) -> [(&'static str, usize); 8] {
     let [kh, kw, ci_group, co] = w;
     let fours = |n: usize| usize::from(n.is_multiple_of(4));
     [
@@ -39,7 +39,13 @@ fn exact(w: [usize; 4], conv: &Conv2d, act: u32) -> [(&'static str, usize); 7] {
         ("fours_in", fours(ci_group)),
         ("fours_out", fours(co / conv.groups.max(1))),
         ("act", act as usize),
+        // Another list of candidates, where they were asked for.
+        ("cooperative", usize::from(cooperative)),
     ]
+}
+
+fn cooperative(runtime: &Runtime, dtype: DType) -> bool {
+    dtype == DType::F16 && Variant::Cooperative16.kernel().runs_on(runtime.profile(), &[dtype])
 }
 
 /// A small convolution of the same kind: fewer channels, groups and pixels.
@@ -94,7 +100,7 @@ impl Problem {
             op: "conv",
             dtype,
             sizes: &sizes(n * ho * wo, w, &self.conv),
-            exact: &exact(w, &self.conv, self.act.code()),
+            exact: &exact(w, &self.conv, self.act.code(), cooperative(runtime, dtype)),
             kernels: ALL_KERNELS,
             plain: Variant::Plain,
             fits: &|variant| {
@@ -132,7 +138,7 @@ pub(super) fn input(d_out: &Tensor, w: &Tensor, shape: [usize; 4], conv: &Conv2d
         op: "conv_bwd_x",
         dtype,
         sizes: &sizes(n * ho * wo, w_shape, conv),
-        exact: &exact(w_shape, conv, 0),
+        exact: &exact(w_shape, conv, 0, cooperative(runtime, dtype)),
         kernels: ALL_KERNELS,
         plain: InputVariant::Plain,
         fits: &|_| is_small,
@@ -160,7 +166,7 @@ pub(super) fn weights(x: &Tensor, d_out: &Tensor, w: [usize; 4], conv: &Conv2d) 
         op: "conv_bwd_w",
         dtype,
         sizes: &sizes(d_out.len() / w[3], w, conv),
-        exact: &exact(w, conv, 0),
+        exact: &exact(w, conv, 0, cooperative(runtime, dtype)),
         kernels: ALL_KERNELS,
         plain: WeightVariant::Plain,
         fits: &|variant| {

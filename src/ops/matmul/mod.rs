@@ -4,6 +4,7 @@ mod product;
 mod tuned;
 mod variant;
 
+pub(super) use variant::COOP;
 pub use variant::{KERNELS, Variant};
 
 use super::act::Act;

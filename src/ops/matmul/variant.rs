@@ -70,7 +70,9 @@ const TILED_128: [Kernel; 2] = pair!("matmul_tiled_fwd", "TILE" = 128);
 const VECTOR: [Kernel; 2] = pair!("matmul_vector_fwd", "WG_SIZE" = 8, "QUADS" = 8);
 const VECTOR_SHARED: [Kernel; 2] = pair!("matmul_vector_fwd", "WG_SIZE" = 128, "QUADS" = 8);
 
-const COOP: Common = Common { name: "coop", source: include_str!("../../../shaders/common/coop.wgsl") };
+/// Tiles on cooperative matrices.
+pub(in crate::ops) const COOP: Common =
+    Common { name: "coop", source: include_str!("../../../shaders/common/coop.wgsl") };
 
 /// On cooperative matrices: f16 operands, and a result in f16, or in f32 for partial sums.
 const fn coop(entry: &'static str, overrides: Overrides) -> Kernel {
