@@ -2,7 +2,7 @@
 
 use super::{Case, Gate, Level, Parts, noise, worst};
 use crate::nn::{
-    Arena, Model, ModelSpec, NamedParam, Optimizer, Rule, Training, initial, reference_forward, untrained,
+    Arena, Model, ModelSpec, NamedParam, Optimizer, Precision, Rule, Training, initial, reference_forward, untrained,
 };
 use crate::ops::elementwise;
 use crate::ops::reduce::{mean_all, sum_all};
@@ -175,7 +175,7 @@ fn train(runtime: &Runtime, arch: &str, batch: usize) -> Result<Case> {
     let summary = plan.summary(image)?;
     let image_bytes = (4 * spec.image() * spec.image() * spec.channels()) as u64;
     let bytes = 3 * summary.weight_bytes + image_bytes * batch as u64;
-    let kept = (plan.kept_bytes(image, false)? + image_bytes) * batch as u64;
+    let kept = (plan.kept_bytes(image, false, Precision::F32)? + image_bytes) * batch as u64;
     let state = 4 * plan.params.n_trained() * (3 + rule.n_moments() as u64);
     let (runtime, name) = (runtime.clone(), format!("{arch}, {batch} images"));
     let make = move || {

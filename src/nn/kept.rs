@@ -1,18 +1,20 @@
 //! What a backward pass needs kept of the forward pass, read off a plan.
 
-use super::plan::{Body, Conv, Plan, Residual, Shortcut, Step, VitPlan};
+use super::half::Precision;
+use super::plan::{Body, Conv, Plan, Qkv, Residual, Shortcut, Step, VitPlan};
 use crate::ops::Act;
 use crate::{Error, Result};
 
 impl Plan {
     /// Bytes of activations that training keeps from the forward to the backward pass, for one image of `image` pixels
-    /// `[h, w]` in f32. With `recompute` a block keeps its input, and one block at a time the rest.
+    /// `[h, w]`. With `recompute` a block keeps its input, and one block at a time the rest. In f16 the operands of the
+    /// largest product stand beside them in f32: gradients of weights are sums over all images, taken in parts.
     ///
     /// # Errors
     /// As [`Plan::summary`].
-    pub fn kept_bytes(&self, image: [usize; 2], recompute: bool) -> Result<u64> {
+    pub fn kept_bytes(&self, image: [usize; 2], recompute: bool, precision: Precision) -> Result<u64> {
         self.summary(image)?;
-        let mut kept = Kept { recompute, values: 0, largest_block: 0 };
+        let mut kept = Kept { recompute, values: 0, largest_block: 0, largest_product: 0 };
         match &self.body {
             Body::Conv(steps) => {
                 let channels = steps.iter().find_map(|s| if let Step::Conv(c) = s { Some(c.n_in) } else { None });
@@ -22,7 +24,8 @@ impl Plan {
             }
             Body::Vit(vit) => kept.vit(vit, image),
         }
-        Ok(4 * (kept.values + kept.largest_block))
+        let products = if precision == Precision::F16 { 4 * kept.largest_product } else { 0 };
+        Ok(precision.dtype().bytes() as u64 * (kept.values + kept.largest_block) + products)
     }
 }
 
@@ -31,6 +34,8 @@ struct Kept {
     values: u64,
     /// Values that only one block at a time keeps.
     largest_block: u64,
+    /// Values of both operands of a weight's gradient that [`crate::ops::matmul`] computes.
+    largest_product: u64,
 }
 
 fn size(shape: [usize; 3]) -> u64 {
@@ -48,6 +53,7 @@ impl Kept {
             shape = match step {
                 Step::Conv(conv) => {
                     let out = output(conv, shape)?;
+                    self.point(conv, out);
                     // A norm keeps the convolution's result; what follows keeps the norm's.
                     self.values += size(out) * (copies(conv.act) + u64::from(conv.norm.is_some()));
                     out
@@ -68,6 +74,7 @@ impl Kept {
                 }
                 Step::Flatten => [1, 1, shape.iter().product()],
                 Step::Linear(linear) => {
+                    self.product(1, linear.n_in, linear.n_out);
                     self.values += linear.n_out as u64 * (copies(linear.act) + u64::from(linear.norm.is_some()));
                     [1, 1, linear.n_out]
                 }
@@ -77,13 +84,27 @@ impl Kept {
         Ok(shape)
     }
 
+    /// `n` rows of a linear layer.
+    fn product(&mut self, n: u64, n_in: usize, n_out: usize) {
+        self.largest_product = self.largest_product.max(n * (n_in + n_out) as u64);
+    }
+
+    /// A convolution that is a product over the pixels of its result.
+    fn point(&mut self, conv: &Conv, [h, w, _]: [usize; 3]) {
+        if (conv.kernel, conv.padding, conv.groups) == (1, 0, 1) {
+            self.product((h * w) as u64, conv.n_in, conv.n_out);
+        }
+    }
+
     fn residual(&mut self, residual: &Residual, shape: [usize; 3]) -> Result<[usize; 3]> {
         let before = self.values;
         let out = self.steps(&residual.body, shape)?;
         // The last norm's result goes into the sum, which keeps nothing of it.
         self.values -= size(out);
         if let Shortcut::Project(conv) = &residual.shortcut {
-            self.values += size(output(conv, shape)?);
+            let out = output(conv, shape)?;
+            self.point(conv, out);
+            self.values += size(out);
         }
         if self.recompute {
             self.largest_block = self.largest_block.max(self.values - before);
@@ -100,6 +121,10 @@ impl Kept {
         self.values += size([image[0], image[1], vit.patch.n_in]) + tokens * width;
         for block in &vit.blocks {
             let hidden = block.fc1.n_out as u64;
+            self.product(tokens, block.fc1.n_in, block.fc1.n_out);
+            if let Qkv::Packed(qkv) = &block.qkv {
+                self.product(tokens, qkv.n_in, qkv.n_out);
+            }
             // Behind the input: norm, q, k, v, heads, sum, norm; then the hidden values.
             let inside = tokens * (7 * width + hidden * copies(block.fc1.act));
             if self.recompute {
@@ -123,7 +148,7 @@ fn output(conv: &Conv, [h, w, _]: [usize; 3]) -> Result<[usize; 3]> {
 
 #[cfg(test)]
 mod tests {
-    use crate::nn::ModelSpec;
+    use crate::nn::{ModelSpec, Precision};
 
     #[test]
     fn a_small_residual_network_by_hand() {
@@ -131,8 +156,10 @@ mod tests {
         let plan = ModelSpec::by_name("resnet8").unwrap().plan();
         let maps = [16 * 1024, 32 * 256, 64 * 64];
         let want = 3 * 1024 + 2 * maps[0] + 4 * maps.iter().sum::<u64>() + 64 + 10;
-        assert_eq!(plan.kept_bytes([32, 32], false).unwrap(), 4 * want);
+        assert_eq!(plan.kept_bytes([32, 32], false, Precision::F32).unwrap(), 4 * want);
+        // The shortcuts are no products, the last layer is.
+        assert_eq!(plan.kept_bytes([32, 32], false, Precision::F16).unwrap(), 2 * want + 4 * 74);
         let want = 3 * 1024 + 2 * maps[0] + maps.iter().sum::<u64>() + 64 + 10 + 3 * maps[0];
-        assert_eq!(plan.kept_bytes([32, 32], true).unwrap(), 4 * want);
+        assert_eq!(plan.kept_bytes([32, 32], true, Precision::F32).unwrap(), 4 * want);
     }
 }

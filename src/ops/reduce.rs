@@ -490,12 +490,30 @@ pub fn reduce_with(
     }))
 }
 
+/// As [`sum`] without `keep_dims`, of floats to another float type in the same dispatch, and without a history.
+pub(crate) fn sum_as(x: &Tensor, axes: &[usize], dtype: DType) -> Result<Tensor> {
+    need_float(ReduceOp::Sum.name(), x)?;
+    reduced_as(None, ReduceOp::Sum, &x.detach(), axes, false, dtype)
+}
+
 fn reduced(
     variant: Option<ReduceVariant>,
     op: ReduceOp,
     x: &Tensor,
     axes: &[usize],
     keep_dims: bool,
+) -> Result<Tensor> {
+    reduced_as(variant, op, x, axes, keep_dims, x.dtype())
+}
+
+/// As [`reduced`], of floats to any float type.
+fn reduced_as(
+    variant: Option<ReduceVariant>,
+    op: ReduceOp,
+    x: &Tensor,
+    axes: &[usize],
+    keep_dims: bool,
+    dtype: DType,
 ) -> Result<Tensor> {
     let name = op.name();
     if matches!(op, ReduceOp::Mean | ReduceOp::Var { .. }) {
@@ -509,17 +527,17 @@ fn reduced(
         _ => 1,
     };
     if layout.n_out == 0 {
-        return Tensor::empty(runtime, &layout.shape, x.dtype());
+        return Tensor::empty(runtime, &layout.shape, dtype);
     }
     if n < least {
         return match op {
-            ReduceOp::Sum => Tensor::zeros(runtime, &layout.shape, x.dtype()),
-            ReduceOp::Mean | ReduceOp::Var { .. } => Tensor::full(runtime, &layout.shape, f32::NAN, x.dtype()),
+            ReduceOp::Sum => Tensor::zeros(runtime, &layout.shape, dtype),
+            ReduceOp::Mean | ReduceOp::Var { .. } => Tensor::full(runtime, &layout.shape, f32::NAN, dtype),
             ReduceOp::Max | ReduceOp::Min => Err(nothing(name, x, axes)),
         };
     }
     let variant = variant.unwrap_or_else(|| tuned(&layout, op, x, axes));
-    let pass = |code, divisor| Pass { code, center: None, divisor, out: x.dtype() };
+    let pass = |code, divisor| Pass { code, center: None, divisor, out: dtype };
     let out = match op {
         ReduceOp::Sum => run(variant, &layout, pass(SUM, 1.0))?,
         ReduceOp::Mean => run(variant, &layout, pass(SUM, n as f32))?,

@@ -69,6 +69,8 @@ fn training_takes_what_it_says() {
         ("resnet20", 64, true, single),
         ("vit_small32", 32, false, single),
         ("resnet20", 128, false, half),
+        ("vit_small32", 32, false, half),
+        ("vit_small32", 32, true, half),
     ] {
         if precision == half && !runtime.profile().features.f16 {
             continue;

@@ -211,12 +211,10 @@ impl TrainRun {
     /// As [`crate::nn::Plan::summary`].
     pub fn memory_bytes(&self) -> Result<u64> {
         let plan = self.spec.plan();
-        let kept = plan.kept_bytes([self.train.height, self.train.width], self.settled.recompute)?;
         let recipe = &self.settled.recipe;
+        let kept = plan.kept_bytes([self.train.height, self.train.width], self.settled.recompute, recipe.precision)?;
         let copies = 2 + recipe.rule.n_moments() as u64 + u64::from(recipe.ema.is_some());
-        let half = recipe.precision == Precision::F16;
-        // Activations take half of what they do in f32, and a second copy of the weights as much as half a first.
-        let (kept, half_copy) = if half { (kept / 2, 2 * plan.params.n_trained()) } else { (kept, 0) };
+        let half_copy = if recipe.precision == Precision::F16 { 2 * plan.params.n_trained() } else { 0 };
         let image_bytes = self.train.images.len().min(RESIDENT_BYTES) as u64;
         Ok(4 * plan.params.n_trained() * copies + half_copy + kept * recipe.micro_batch as u64 + image_bytes)
     }

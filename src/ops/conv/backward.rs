@@ -572,8 +572,10 @@ pub(super) fn weight_gradient_by(
         .rounds(3 * part + 64)
         .cost(flops(w, d_out), bytes as u64)
         .run()?;
-    let sum = if n_parts == 1 { out.reshape(&w)? } else { reduce::sum(&out, &[0], false)? };
-    elementwise::cast(&sum, x.dtype())
+    if n_parts == 1 {
+        return elementwise::cast(&out.reshape(&w)?, x.dtype());
+    }
+    reduce::sum_as(&out, &[0], x.dtype())
 }
 
 /// Rows per invocation of the register kernels: 9 share more of what they read, 4 leave fewer lanes idle.
