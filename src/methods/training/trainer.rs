@@ -382,8 +382,8 @@ impl Trainer {
     fn one_step(&mut self, feed: FeedFn<'_>, loss: LossFn<'_>) -> Result<(Tensor, f64)> {
         let recipe = &self.recipe;
         let items = self.order.items(self.step);
-        self.feed.write(self.step, &items)?;
-        feed(&items)?;
+        self.feed.write(self.step, items)?;
+        feed(items)?;
         let (arena, leaves, batches) = (&self.arena, &self.leaves, &self.feed.batches);
         let optimizer = &self.optimizer;
         let value = self.gradients.run(&self.runtime, || gradients(arena, optimizer, leaves, batches, loss))?;
