@@ -1,7 +1,8 @@
 //! The runtime itself: pool, guards, batches, profile, limits, errors.
 
 use crate::support::{adapter_runtime, device_choice, options, runtime};
-use leanvision::ops::elementwise as e;
+use leanvision::ops::{elementwise as e, matmul};
+use leanvision::runtime::{DeviceFeatures, DeviceProfile, SimulatedDevice, required_features, required_limits};
 use leanvision::{DType, DeviceChoice, Error, Runtime, RuntimeOptions, Tensor};
 
 /// A runtime without guards, on an adapter.
@@ -151,6 +152,59 @@ fn a_host_keeps_its_device_and_lends_its_buffers() {
     // The device outlives the runtime that borrowed it.
     assert!(Tensor::zeros(&host, &[4], DType::F32).unwrap().to_vec::<f32>().is_ok());
     drop(own);
+}
+
+#[test]
+fn cooperative_matrices_may_be_asked_of_any_adapter() {
+    let Some(_) = adapter_runtime() else { return };
+    let mut asked = options();
+    asked.cooperative_matrix = true;
+    let runtime = Runtime::with_options(&device_choice(), asked.clone()).unwrap();
+    let features = runtime.profile().features;
+    // Neither where the adapter has none, nor where nobody asked.
+    asked.cooperative_matrix = false;
+    let usual = Runtime::with_options(&device_choice(), asked).unwrap().profile().features;
+    assert!(!usual.cooperative_16 && !usual.cooperative_8);
+    let without = DeviceFeatures { cooperative_16: false, cooperative_8: false, ..features };
+    assert_eq!(without, usual);
+    // Tensor cores or not, products come out right.
+    if features.f16 {
+        let x = Tensor::full(&runtime, &[40, 36], 0.5, DType::F16).unwrap();
+        let product = matmul::matmul(&x, &x.transpose().unwrap()).unwrap();
+        assert!(product.to_vec::<half::f16>().unwrap().iter().all(|v| *v == half::f16::from_f32(9.0)));
+    }
+    assert_eq!(runtime.damaged_guards().unwrap(), 0);
+}
+
+#[test]
+fn a_host_may_lend_its_adapter_too() {
+    let Some(_) = adapter_runtime() else { return };
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    let Some(adapter) = adapters.first() else { return };
+    // Nothing experimental is enabled, so none of it is used, whatever the options say.
+    let desc = wgpu::DeviceDescriptor {
+        required_features: required_features(adapter),
+        required_limits: required_limits(adapter),
+        ..Default::default()
+    };
+    let (device, queue) = pollster::block_on(adapter.request_device(&desc)).unwrap();
+    let mut options = options();
+    options.cooperative_matrix = true;
+    let runtime = Runtime::from_adapter(adapter, device, queue, options);
+    assert!(!runtime.profile().features.cooperative_16 && !runtime.profile().features.cooperative_8);
+    let x = Tensor::full(&runtime, &[5], 3.0, DType::F32).unwrap();
+    assert_eq!(e::square(&x).unwrap().to_vec::<f32>().unwrap(), [9.0; 5]);
+}
+
+#[test]
+fn profiles_of_before_cooperative_matrices_are_read() {
+    let runtime = Runtime::simulated(SimulatedDevice::default()).unwrap();
+    let mut json = serde_json::to_value(runtime.profile()).unwrap();
+    let features = json["features"].as_object_mut().unwrap();
+    assert!(features.remove("cooperative_16").is_some() && features.remove("cooperative_8").is_some());
+    let read: DeviceProfile = serde_json::from_value(json).unwrap();
+    assert!(read.features.f16 && !read.features.cooperative_16 && !read.features.cooperative_8);
 }
 
 #[test]
