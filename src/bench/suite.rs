@@ -384,6 +384,7 @@ impl fmt::Display for BenchReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::TuneSource;
     use crate::{DeviceChoice, Tensor};
 
     #[test]
@@ -417,6 +418,19 @@ mod tests {
         assert_eq!(names(&report.skipped), ["slow", "too large"]);
         let verdict = report.verdict().unwrap_err();
         assert!(!verdict.is_bad_input() && verdict.to_string().contains("3 wrong results: wrong, not"), "{verdict}");
+        assert!(!report.to_string().contains("tuned: "), "{report}");
+        let tuned = |variant: &str| Tuned {
+            op: "matmul".into(),
+            dtype: DType::F32,
+            bucket: "m<=64".into(),
+            variant: variant.into(),
+            default: "Tiled64".into(),
+            times: Vec::new(),
+            wrong: Vec::new(),
+            source: TuneSource::Disk,
+        };
+        report.tuned = vec![tuned("Tiled64"), tuned("Tiled128")];
+        assert!(report.to_string().contains("tuned: 2 kinds of problems, the default beaten in 1\n"), "{report}");
         assert!(report.to_string().contains("WRONG wrong 1 f32 auto: error 1.1e-3, 1.0e-3 allowed"), "{report}");
 
         let lost = vec![case("before", 0.0), fails("lost", Error::DeviceLost("gone".into())), case("after", 0.0)];

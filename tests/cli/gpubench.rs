@@ -22,6 +22,7 @@ fn gpubench_refuses_bad_flags_in_one_line() {
         (&["list", "--family", "hats"], "no family is called 'hats'"),
         (&["run", "--device", "auto:no such adapter"], "no adapter: looked for 'auto:no such adapter'"),
         (&["measure"], "unrecognized subcommand 'measure'"),
+        (&["run", "--tune", "--no-tune"], "'--tune' cannot be used with '--no-tune'"),
         (&["--quiet"], "a command is needed: list, run, compare, report, sanitize or coverage"),
     ] {
         let line = refusal(&gpubench(args));
@@ -102,6 +103,7 @@ fn gpubench_report_has_its_keys_and_finite_figures() {
     }
     assert!(adapter["features"]["f16"].is_boolean() && adapter["limits"]["binding_bytes"].is_u64());
     assert!(matches!(report["conditions"]["modules"].as_str(), Some("checked" | "trusted")));
+    assert!(report["tuned"].is_array(), "{report}");
     assert!(report["lost"].is_null() && report["wrong"] == serde_json::json!([]), "{report}");
 
     // JSON has no NaN and no infinity: one would come out as null.

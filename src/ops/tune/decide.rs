@@ -14,8 +14,8 @@ const ROUNDS: usize = 3;
 pub(super) trait Trial {
     /// Why a candidate is not to be used, if so.
     fn probe(&mut self, candidate: usize) -> Result<Option<String>>;
-    /// Time of a run, in ms.
-    fn time(&mut self, candidate: usize) -> Result<f64>;
+    /// Time of a run, in ms, or a rough one as soon as it is far above `best`.
+    fn time(&mut self, candidate: usize, best: f64) -> Result<f64>;
     /// Whether the time for it is over.
     fn is_over(&self) -> bool;
 }
@@ -45,7 +45,7 @@ pub(super) fn decide(n: usize, trial: &mut impl Trial) -> Result<Decision> {
             return Ok(decision);
         }
         let timed = match trial.probe(candidate) {
-            Ok(None) => trial.time(candidate),
+            Ok(None) => trial.time(candidate, least(times)),
             Ok(Some(reason)) => {
                 excluded.push((candidate, reason));
                 continue;
@@ -69,7 +69,7 @@ pub(super) fn decide(n: usize, trial: &mut impl Trial) -> Result<Decision> {
                 return Ok(decision);
             }
             // It ran before: what fails now is the device, which the op will say itself.
-            *ms = trial.time(*candidate)?.min(*ms);
+            *ms = trial.time(*candidate, best)?.min(*ms);
         }
     }
     let default = times.iter().find(|(candidate, _)| *candidate == 0).map(|(_, ms)| *ms);
@@ -121,7 +121,7 @@ mod tests {
             self.probes[candidate].clone()
         }
 
-        fn time(&mut self, candidate: usize) -> Result<f64> {
+        fn time(&mut self, candidate: usize, _best: f64) -> Result<f64> {
             self.runs.push(candidate);
             // The last one is repeated.
             let times = &mut self.times[candidate];

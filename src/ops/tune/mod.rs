@@ -17,6 +17,9 @@ use std::fmt::{Debug, Write};
 
 /// About how long one measurement is, in ms: much longer than what it takes to read a clock.
 const MEASURED_MS: f64 = 2.0;
+/// A candidate is not run again if its first run takes this many times the best one's, and this many ms for compilation.
+const FAR_SLOWER: f64 = 4.0;
+const COMPILING_MS: f64 = 500.0;
 /// Runs of one measurement at most.
 const MOST_RUNS: f64 = 50.0;
 
@@ -66,7 +69,7 @@ pub(crate) fn choose<V: Variants>(runtime: &Runtime, default: V, question: &Ques
     }
     let key = question.key();
     let known = runtime.known_choice(&key).or_else(|| {
-        let index = ask(runtime, &runtime.start_tuning()?, default, question, key);
+        let index = ask(&runtime.start_tuning()?, default, question, key);
         index.unwrap_or_else(|error| {
             // The op itself meets it next.
             log::debug!("{}: tuning ended: {error}", question.op);
@@ -83,13 +86,7 @@ fn index_of<V: Variants>(variant: V) -> Option<u8> {
 }
 
 /// Finds the variant in what earlier runs found, else by trying.
-fn ask<V: Variants>(
-    runtime: &Runtime,
-    tuning: &Tuning<'_>,
-    default: V,
-    question: &Question<'_, V>,
-    key: TuneKey,
-) -> Result<Option<u8>> {
+fn ask<V: Variants>(tuning: &Tuning<'_>, default: V, question: &Question<'_, V>, key: TuneKey) -> Result<Option<u8>> {
     let name = |variant: V| format!("{variant:?}");
     let bucket = question.bucket();
     let text = format!("{} {} {bucket}", question.op, question.dtype);
@@ -112,7 +109,7 @@ fn ask<V: Variants>(
     }
     let others = V::ALL.iter().copied().filter(|v| *v != default && (question.fits)(*v));
     let candidates: Vec<V> = std::iter::once(default).chain(others).collect();
-    let mut race = Race { runtime, tuning, question, candidates: &candidates, digest: &digest, plain: None };
+    let mut race = Race { tuning, question, candidates: &candidates, digest: &digest, plain: None };
     let Decision { winner, times, excluded, finished } = decide(candidates.len(), &mut race)?;
     let mut wrong = Vec::new();
     for (candidate, reason) in excluded {
@@ -166,7 +163,6 @@ impl<V: Variants> Question<'_, V> {
 
 /// The candidates of a question on a device.
 struct Race<'a, V> {
-    runtime: &'a Runtime,
     tuning: &'a Tuning<'a>,
     question: &'a Question<'a, V>,
     candidates: &'a [V],
@@ -205,12 +201,14 @@ impl<V: Variants> Trial for Race<'_, V> {
         Ok(wrong)
     }
 
-    fn time(&mut self, candidate: usize) -> Result<f64> {
+    fn time(&mut self, candidate: usize, best: f64) -> Result<f64> {
         let variant = self.candidates[candidate];
         let run = self.question.run;
-        // Compiles, fills the pool and the caches.
-        run(variant)?;
-        self.runtime.sync()?;
+        // Fills the pool and the caches, and compiles what the probe did not.
+        let first = self.tuning.time(|| run(variant).map(drop))?;
+        if first > FAR_SLOWER * best + COMPILING_MS {
+            return Ok(first);
+        }
         let once = self.tuning.time(|| run(variant).map(drop))?;
         let n_runs = (MEASURED_MS / once.max(1e-6)).min(MOST_RUNS) as usize;
         if n_runs < 2 {

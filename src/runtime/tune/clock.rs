@@ -69,3 +69,40 @@ impl Clock {
         Ok(ticks[1].saturating_sub(ticks[0]) as f64 * self.period_ns / 1e6)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DeviceChoice, Tensor, ops};
+    use std::time::Instant;
+
+    #[test]
+    fn the_device_times_what_lies_between() {
+        let Ok(runtime) = Runtime::new(&DeviceChoice::default()) else {
+            eprintln!("skipped: no adapter");
+            return;
+        };
+        let Some(clock) = Clock::new(&runtime.0) else {
+            eprintln!("skipped: no timestamps");
+            return;
+        };
+        let x = Tensor::full(&runtime, &[1 << 20], 0.5, crate::DType::F32).unwrap();
+        let measure = |n: usize| {
+            runtime.sync().unwrap();
+            let start = Instant::now();
+            clock.start(&runtime);
+            for _ in 0..n {
+                ops::elementwise::activate(&x, ops::Act::Tanh).unwrap();
+            }
+            clock.stop(&runtime);
+            runtime.sync().unwrap();
+            let wall = start.elapsed().as_secs_f64() * 1e3;
+            (clock.read(&runtime.0).unwrap(), wall)
+        };
+        measure(1);
+        let (ms, wall) = measure(20);
+        assert!(ms > 0.0 && ms <= wall, "{ms} ms of {wall}");
+        let (nothing, _) = measure(0);
+        assert!(nothing < ms, "{nothing} ms for nothing, {ms} ms for 20 launches");
+    }
+}

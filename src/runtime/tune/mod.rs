@@ -266,11 +266,17 @@ impl Tuning<'_> {
     }
 
     /// Time of what `run` records, in ms: by timestamps where the adapter has them, else by the wall clock, submission and
-    /// wait included.
-    pub(crate) fn time(&self, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
+    /// wait included. On software adapters it is CPU time, which other programs do not disturb.
+    pub(crate) fn time(&self, run: impl FnOnce() -> Result<()>) -> Result<f64> {
         let inner = &*self.runtime.0;
-        let clock = inner.tuner.clock.get_or_init(|| Clock::new(inner)).as_ref();
         self.runtime.sync()?;
+        if inner.profile.is_software() {
+            let start = cpu_time::ProcessTime::now();
+            run()?;
+            self.runtime.sync()?;
+            return Ok(start.elapsed().as_secs_f64() * 1e3);
+        }
+        let clock = inner.tuner.clock.get_or_init(|| Clock::new(inner)).as_ref();
         let start = Instant::now();
         if let Some(clock) = clock {
             clock.start(self.runtime);
