@@ -20,7 +20,7 @@ pub struct ArenaParam {
     pub shape: Vec<usize>,
     /// Whether weight decay and LARS' adaptation apply to it.
     pub decays: bool,
-    /// Whether mixed precision reads it as f16; see [`Precision`].
+    /// Whether mixed precision reads it as f16; see [`super::Precision`].
     pub half: bool,
 }
 

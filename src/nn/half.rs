@@ -23,6 +23,9 @@ use crate::{DType, Result, Tensor};
 /// readers, a skip connection's gradient among them. Norms take their parameters in f32 beside f16 maps, at no cost: there are
 /// few of them, and a gain near 1 would lose every step below 2^-11.
 ///
+/// Products with long sums, as the gradients of linear layers' weights are, make f32 copies of their operands where they are
+/// taken in parts: a few dispatches more, and memory for the largest of them.
+///
 /// Gradients are those of the loss times a [`LossScale`](crate::ops::optim::LossScale): a step whose gradients hold an
 /// infinity or a NaN changes neither parameters nor moments nor average, and halves the scale. As in PyTorch, running
 /// statistics move in such a step, too, and the learning rate goes by all steps, skipped ones included; Adam's bias
