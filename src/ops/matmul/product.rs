@@ -283,8 +283,8 @@ impl Product {
             let (rows, cols) = variant.tile();
             (m.div_ceil(rows) * rows * n.div_ceil(cols) * cols) as f64 / rate
         };
-        defaults
-            .matmul_rates
+        let rates = if self.layout() == ANY { defaults.matmul_rates_any } else { defaults.matmul_rates };
+        rates
             .iter()
             .filter(|(variant, _)| variant.runs_on(profile, self.a.dtype()))
             .min_by(|a, b| time(a).total_cmp(&time(b)))

@@ -19,6 +19,8 @@ pub(crate) struct Defaults {
     /// Products of tiles, with the rate of full tiles in any unit: the variant with the least time for the tiles filled up is
     /// taken. Where empty, large tiles from so many workgroups on, else small ones.
     pub(crate) matmul_rates: &'static [(matmul::Variant, f64)],
+    /// The same where the operands do not lie in fours.
+    pub(crate) matmul_rates_any: &'static [(matmul::Variant, f64)],
     pub(crate) matmul_large_from: u64,
     /// The same on cooperative matrices.
     pub(crate) cooperative_large_from: u64,
@@ -47,6 +49,13 @@ const SOFTWARE: Defaults = Defaults {
         (matmul::Variant::Subgroup8x8, 16.5),
         (matmul::Variant::Registers16, 12.0),
         (matmul::Variant::Registers8, 10.5),
+    ],
+    matmul_rates_any: &[
+        (matmul::Variant::Subgroup32x8, 30.0),
+        (matmul::Variant::Subgroup32x4, 29.0),
+        (matmul::Variant::Subgroup8x8, 18.5),
+        (matmul::Variant::Registers16, 13.0),
+        (matmul::Variant::Registers8, 11.0),
     ],
     matmul_large_from: 0,
     cooperative_large_from: 0,
@@ -97,6 +106,7 @@ const SOFTWARE: Defaults = Defaults {
 const GPU: Defaults = Defaults {
     row_alone: 32,
     matmul_rates: &[],
+    matmul_rates_any: &[],
     // What fills a large GPU.
     matmul_large_from: 256,
     cooperative_large_from: 128,
