@@ -5,6 +5,7 @@
 pub(crate) mod act;
 pub mod attention;
 pub mod augment;
+pub mod bank;
 mod checks;
 pub mod conv;
 pub mod elementwise;
@@ -36,6 +37,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
         attention::KERNELS,
         attention::backward::KERNELS,
         augment::KERNELS,
+        bank::KERNELS,
         conv::KERNELS,
         conv::BWD_KERNELS,
         elementwise::KERNELS,

@@ -9,6 +9,7 @@ mod attention;
 mod attention_backward;
 mod augment;
 mod autograd;
+mod bank;
 mod conv;
 mod conv_bwd;
 mod conv_coop;

@@ -163,6 +163,7 @@ const GUARDS: &[(&str, &str, Option<Check>, &str)] = &[
     ("quant_", "if col + j < p.n_cols", Some(Check::StorageRace), "rows lie one behind the other"),
     ("conv_coop_16_fwd", "pixel >= p.n_pixels", None, "pixels past the last are zeros that nobody stores"),
     ("scatter_chunks", "!is_whole", None, "sums of mixed chunks are not read"),
+    ("bank_", "max(max(keys.x, keys.y)", None, "elements that are worse than the list are not inserted anyway"),
     ("topk_", "max(max(keys.x, keys.y)", None, "elements that are worse than the list are not inserted anyway"),
     ("softmax_rows_fwd", "q * n % 4u != 0u", Some(Check::StorageRace), "whole vec4 belong to other invocations"),
     (

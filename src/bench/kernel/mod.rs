@@ -2,6 +2,7 @@
 
 mod attention;
 mod augment;
+mod bank;
 mod conv;
 mod elementwise;
 mod gather;
@@ -29,6 +30,7 @@ type Build = fn(&Runtime, Level) -> Result<Vec<Case>>;
 const FAMILIES: &[(&str, Build)] = &[
     ("attention", attention::cases),
     ("augment", augment::cases),
+    ("bank", bank::cases),
     ("conv", conv::cases),
     ("elementwise", elementwise::cases),
     ("gather", gather::cases),

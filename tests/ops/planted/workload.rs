@@ -3,8 +3,8 @@
 
 use crate::support::row::{upload, values};
 use leanvision::ops::{
-    Act, RowVariant, attention as at, augment, conv, elementwise as e, gather as g, matmul as mm, norm, optim, pool,
-    random, reduce, scatter, softmax as s, sort, topk, views,
+    Act, RowVariant, attention as at, augment, bank, conv, elementwise as e, gather as g, matmul as mm, norm, optim,
+    pool, random, reduce, scatter, softmax as s, sort, topk, views,
 };
 use leanvision::runtime::{CapturedLaunch, Kernel, SimulatedDevice};
 use leanvision::sim::{Buffer, Checks, Options};
@@ -55,6 +55,7 @@ type Work = fn(&Runtime) -> Result<()>;
 const FAMILIES: &[(&str, Work)] = &[
     ("attention", attention),
     ("augment", augment),
+    ("bank", banks),
     ("conv", convolution),
     ("elementwise", elementwise),
     ("gather", gather),
@@ -172,6 +173,19 @@ fn view(runtime: &Runtime) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn banks(runtime: &Runtime) -> Result<()> {
+    let (q, rows) = (noise(runtime, &[5, 8], DType::F32)?, noise(runtime, &[76, 8], DType::F32)?);
+    let bank_tags = words(runtime, 76)?;
+    let tags = bank::Tags { queries: &bank_tags.slice(0, 0..5)?, bank: &bank_tags };
+    for k in [3, 7, 10, 14, 18, 22, 26, 30] {
+        let (_, found) = bank::nearest(&q, &rows, k, Some(tags))?;
+        bank::mean_rows(&rows, &found)?;
+    }
+    bank::nearest(&q, &rows, 5, None)?;
+    let halves = e::cast(&rows, DType::F16);
+    fits(halves.and_then(|rows| bank::mean_rows(&rows, &words(runtime, 6)?.reshape(&[3, 2])?))).map(drop)
 }
 
 fn convolution(runtime: &Runtime) -> Result<()> {
