@@ -1,7 +1,7 @@
-//! One contest: the same work on both engines, checked against each other, then timed in turns.
+//! One contest: the same work on all engines, checked against each other, then timed in turns.
 
 use crate::sides::Side;
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use cpu_time::ProcessTime;
 use serde::Serialize;
 use std::time::Instant;
@@ -11,7 +11,7 @@ pub(crate) const ROUNDS: usize = 7;
 /// CPU seconds that a turn should last.
 const TURN: f64 = 0.4;
 
-/// The same work for both engines.
+/// The same work for all engines.
 pub(crate) struct Contest {
     /// What is computed, such as `softmax`.
     pub(crate) op: &'static str,
@@ -28,6 +28,8 @@ pub(crate) struct Contest {
     pub(crate) learns: bool,
     pub(crate) ours: Box<dyn Side>,
     pub(crate) burn: Box<dyn Side>,
+    /// On the CPU, without the adapter; `None` where it has no such operation.
+    pub(crate) candle: Option<Box<dyn Side>>,
 }
 
 /// What one engine took.
@@ -54,11 +56,16 @@ pub(crate) struct Row {
     unit: &'static str,
     ours: Cost,
     burn: Cost,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    candle: Option<Cost>,
     /// Our rate over burn's: that of the medians, and the least and most between turns that follow each other.
     ratio: Spread,
+    /// Our rate over candle's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    candle_ratio: Option<Spread>,
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<f64>,
-    /// Largest difference between the two results.
+    /// Largest difference of our result from another.
     difference: f64,
 }
 
@@ -128,41 +135,67 @@ impl Contest {
         if self.unit == "images" { 1e3 * self.work } else { self.work / 1e6 }
     }
 
-    /// Checks that both engines give the same numbers, then lets them take turns.
+    /// Checks that all engines give the same numbers, then lets them take turns.
     pub(crate) fn run(self) -> Result<Row> {
         self.run_rounds(ROUNDS)
     }
 
     /// As [`Contest::run`], with this number of turns.
-    pub(crate) fn run_rounds(mut self, rounds: usize) -> Result<Row> {
-        let burn_first = first(&mut *self.burn)?;
-        let our_first = first(&mut *self.ours)?;
-        let begun = [self.ours.read()?, self.burn.read()?];
-        let difference = difference(&begun[0], &begun[1])?;
-        ensure!(
-            difference <= self.tolerance,
-            "{} {}: the engines differ by {difference:e}, {:e} allowed",
-            self.op,
-            self.shape,
-            self.tolerance
-        );
-        let (burn_runs, our_runs) = (runs_of_turn(&mut *self.burn)?, runs_of_turn(&mut *self.ours)?);
-        let (mut burn, mut ours) = (Turns::default(), Turns::default());
+    pub(crate) fn run_rounds(self, rounds: usize) -> Result<Row> {
+        let scale = self.scale();
+        let Self { op, shape, unit, tolerance, target, learns, ours, burn, candle, .. } = self;
+        let mut entrants: Vec<Entrant> =
+            [Some(burn), candle, Some(ours)].into_iter().flatten().map(Entrant::new).collect();
+        for entrant in &mut entrants {
+            entrant.first_ms = first(&mut *entrant.side)?;
+        }
+        let begun = entrants.iter().map(|entrant| entrant.side.read()).collect::<Result<Vec<_>>>()?;
+        let mine = begun.len() - 1;
+        let differences = begun[..mine].iter().map(|theirs| difference(&begun[mine], theirs));
+        let difference = differences.collect::<Result<Vec<_>>>()?.into_iter().fold(0.0, f64::max);
+        ensure!(difference <= tolerance, "{op} {shape}: the engines differ by {difference:e}, {tolerance:e} allowed");
+        for entrant in &mut entrants {
+            entrant.runs = runs_of_turn(&mut *entrant.side)?;
+        }
         for _ in 0..rounds {
-            burn.take(&mut *self.burn, burn_runs)?;
-            ours.take(&mut *self.ours, our_runs)?;
+            for Entrant { side, turns, runs, .. } in &mut entrants {
+                turns.take(&mut **side, *runs)?;
+            }
         }
-        if self.learns {
-            let last = [self.ours.read()?, self.burn.read()?];
-            let fell = |i: usize| last[i].iter().sum::<f32>() < begun[i].iter().sum::<f32>();
-            ensure!(fell(0) && fell(1), "{}: losses from {begun:?} to {last:?}", self.shape);
+        if learns {
+            let sum = |losses: &[f32]| losses.iter().sum::<f32>();
+            for (entrant, begun) in entrants.iter().zip(&begun) {
+                let last = entrant.side.read()?;
+                ensure!(sum(&last) < sum(begun), "{shape}: losses from {begun:?} to {last:?}");
+            }
         }
-        let ratio = Spread::of(burn.cpu.iter().zip(&ours.cpu).map(|(burn, ours)| burn / ours));
-        let (burn, ours) =
-            (burn.cost(self.scale(), burn_first, burn_runs), ours.cost(self.scale(), our_first, our_runs));
-        let ratio = Spread { median: ours.rate / burn.rate, ..ratio };
-        let Self { op, shape, unit, target, .. } = self;
-        Ok(Row { op, shape, unit, ours, burn, ratio, target, difference })
+        let costs: Vec<Cost> =
+            entrants.iter().map(|entrant| entrant.turns.cost(scale, entrant.first_ms, entrant.runs)).collect();
+        let ratio = |theirs: usize| {
+            let pairs = entrants[theirs].turns.cpu.iter().zip(&entrants[mine].turns.cpu);
+            Spread {
+                median: costs[mine].rate / costs[theirs].rate,
+                ..Spread::of(pairs.map(|(theirs, ours)| theirs / ours))
+            }
+        };
+        let (ratio, candle_ratio) = (ratio(0), (mine > 1).then(|| ratio(1)));
+        let mut costs = costs.into_iter();
+        let (Some(burn), Some(ours)) = (costs.next(), costs.next_back()) else { bail!("{op}: an engine is missing") };
+        Ok(Row { op, shape, unit, ours, burn, candle: costs.next(), ratio, candle_ratio, target, difference })
+    }
+}
+
+/// An engine in a contest.
+struct Entrant {
+    side: Box<dyn Side>,
+    turns: Turns,
+    first_ms: f64,
+    runs: usize,
+}
+
+impl Entrant {
+    fn new(side: Box<dyn Side>) -> Self {
+        Self { side, turns: Turns::default(), first_ms: 0.0, runs: 1 }
     }
 }
 
@@ -174,7 +207,7 @@ fn difference(a: &[f32], b: &[f32]) -> Result<f64> {
 
 impl Row {
     pub(crate) const HEAD: &str = "operation    shape                            ours/CPU s   burn/CPU s  ratio (turns)          \
-                                   ours/wall s  burn/wall s   first, ms: ours, burn  difference";
+                                   ours/wall s  burn/wall s   first, ms: ours, burn  difference  candle/CPU s  ratio";
 }
 
 impl std::fmt::Display for Row {
@@ -189,7 +222,7 @@ impl std::fmt::Display for Row {
         write!(
             f,
             "{:<12} {:<30} {:>9.2} {unit} {:>9.2} {unit} {ratio:>6.2} ({least:.2} to {most:.2}) {:>9.2} {unit} {:>9.2} {unit} \
-             {:>10.0} {:>10.0} {:>11.1e}{}",
+             {:>10.0} {:>10.0} {:>11.1e}{}{}",
             self.op,
             self.shape,
             self.ours.rate,
@@ -199,6 +232,12 @@ impl std::fmt::Display for Row {
             self.ours.first_ms,
             self.burn.first_ms,
             self.difference,
+            match (&self.candle, &self.candle_ratio) {
+                (Some(candle), Some(Spread { median, least, most })) => {
+                    format!(" {:>10.2} {unit} {median:>6.2} ({least:.2} to {most:.2})", candle.rate)
+                }
+                _ => String::new(),
+            },
             match self.target {
                 Some(target) if ratio < target => format!("  BELOW {target}"),
                 _ => String::new(),

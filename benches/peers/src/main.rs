@@ -1,6 +1,6 @@
-//! leanvision beside burn (wgpu back end, WGSL) on one adapter, in one run.
+//! leanvision beside burn (wgpu back end, WGSL) on one adapter, and candle on the CPU, in one run.
 //!
-//! The two take turns, and CPU time is what counts on a software adapter: its driver computes in threads of this process,
+//! They take turns, and CPU time is what counts on a software adapter: its driver computes in threads of this process,
 //! while wall time tells more about what else the machine does.
 
 mod contest;
@@ -15,7 +15,7 @@ use clap::{Parser, Subcommand};
 use leanvision::{DeviceChoice, Runtime};
 use std::path::PathBuf;
 
-/// leanvision beside burn on one adapter, in one run
+/// leanvision beside burn on one adapter, and candle on the CPU, in one run
 #[derive(Parser)]
 struct Config {
     /// Adapter: auto, vulkan, metal, dx12 or gl, then optionally `:` and an index or a part of its name; burn takes its
@@ -31,13 +31,13 @@ struct Config {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Single operations, both engines in turns
+    /// Single operations, all engines in turns
     Ops {
         /// Only the rows whose operation and shape contain this text
         #[arg(long, default_value = "")]
         only: String,
     },
-    /// Training steps, both engines in turns: images per CPU second
+    /// Training steps, leanvision and burn in turns: images per CPU second
     Train {
         /// Only networks whose name contains this text
         #[arg(long, default_value = "")]

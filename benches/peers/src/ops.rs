@@ -1,12 +1,14 @@
 //! Single operations, forward.
 
 use crate::contest::{Contest, Row};
-use crate::sides::{burn, ours, to_burn};
+use crate::sides::{burn, candle, ours, to_burn, to_candle};
 use anyhow::Result;
 use burn::tensor::activation::softmax;
 use burn::tensor::module::{attention, conv2d, layer_norm};
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor as BurnTensor};
+use candle_nn::attention::{AttnMask, flash_attn};
+use candle_nn::ops::softmax_last_dim;
 use leanvision::bench::noise;
 use leanvision::ops::{self, Act};
 use leanvision::tensor::Offsets;
@@ -23,7 +25,7 @@ pub(crate) fn run(runtime: &Runtime, device: &Device, only: &str) -> Result<Vec<
     let ops = Ops { runtime, device };
     // Made one after the other, as all inputs at once would fill the device.
     type Make<'a> = Box<dyn Fn() -> Result<Contest> + 'a>;
-    let contests: [(&str, Make); 14] = [
+    let contests: [(&str, Make); 15] = [
         ("matmul 512", Box::new(|| ops.matmul("512", [1, 512, 512, 512], Some(1.3)))),
         ("matmul 1024", Box::new(|| ops.matmul("1024", [1, 1024, 1024, 1024], Some(1.3)))),
         ("matmul 4 x 197x192x768", Box::new(|| ops.matmul("4 x 197x192x768", [4, 197, 192, 768], Some(1.3)))),
@@ -32,7 +34,8 @@ pub(crate) fn run(runtime: &Runtime, device: &Device, only: &str) -> Result<Vec<
         ("matmul 4 x 197x768x192", Box::new(|| ops.matmul("4 x 197x768x192", [4, 197, 768, 192], None))),
         ("conv channels first", Box::new(|| ops.conv(false))),
         ("conv channels last", Box::new(|| ops.conv(true))),
-        ("attention", Box::new(|| ops.attention())),
+        ("attention", Box::new(|| ops.attention(true))),
+        ("attention, candle unfused", Box::new(|| ops.attention(false))),
         ("softmax 4096x1024", Box::new(|| ops.softmax("4096x1024", [4096, 1024], Some(3.0)))),
         ("softmax 2364x197", Box::new(|| ops.softmax("2364x197", [2364, 197], None))),
         ("layer norm 4096x768", Box::new(|| ops.layer_norm("4096x768", [4096, 768], Some(3.0)))),
@@ -62,6 +65,7 @@ impl Ops<'_> {
         let (a, their_a) = self.pair([batch, m, k], 1, [0, 1, 2])?;
         let (b, their_b) = self.pair([1, k, n], 2, [0, 1, 2])?;
         let b = b.reshape(&[k, n])?;
+        let (candle_a, candle_b) = (to_candle(&a, &[0, 1, 2])?, to_candle(&b, &[0, 1])?);
         Ok(Contest {
             op: "matmul",
             shape,
@@ -73,6 +77,7 @@ impl Ops<'_> {
             learns: false,
             ours: ours(self.runtime, move || ops::matmul::matmul(&a, &b)),
             burn: burn(self.device, [0, 1, 2], move || their_a.clone().matmul(their_b.clone())),
+            candle: candle(&[0, 1, 2], move || candle_a.broadcast_matmul(&candle_b)),
         })
     }
 
@@ -88,6 +93,9 @@ impl Ops<'_> {
             self.pair([n, side, side, ci], 3, [0, 3, 1, 2])?
         };
         let (w, their_w) = self.pair([3, 3, ci, co], 4, [3, 2, 0, 1])?;
+        // candle takes channels first only.
+        let (candle_x, candle_w) = (to_candle(&x, &[0, 3, 1, 2])?, to_candle(&w, &[3, 2, 0, 1])?);
+        let candle = candle(&[0, 2, 3, 1], move || candle_x.conv2d(&candle_w, 1, 1, 1, 1)).filter(|_| !channels_last);
         let same = ops::conv::Conv2d { padding: [1, 1], ..Default::default() };
         Ok(Contest {
             op: "conv 3x3",
@@ -102,14 +110,18 @@ impl Ops<'_> {
             burn: burn(self.device, [0, 2, 3, 1], move || {
                 conv2d(their_x.clone(), their_w.clone(), None, ConvOptions::new([1, 1], [1, 1], [1, 1], 1))
             }),
+            candle,
         })
     }
 
-    fn attention(&self) -> Result<Contest> {
+    /// `fused` is candle's fused kernel, else two products with a softmax between them.
+    fn attention(&self, fused: bool) -> Result<Contest> {
         let (n, tokens, heads, d) = (4, 197, 3, 64);
-        let (mut qkv, mut their_qkv) = (Vec::new(), Vec::new());
+        let (mut qkv, mut their_qkv, mut candle_qkv) = (Vec::new(), Vec::new(), Vec::new());
         for seed in 5..8 {
             let (x, theirs) = self.pair([n, tokens, heads, d], seed, [0, 2, 1, 3])?;
+            let axes = if fused { [0, 1, 2, 3] } else { [0, 2, 1, 3] };
+            candle_qkv.push(to_candle(&x, &axes)?);
             qkv.push(x.reshape(&[n * tokens, heads, d])?);
             their_qkv.push(theirs);
         }
@@ -117,7 +129,7 @@ impl Ops<'_> {
         let options = ops::attention::Attention::default();
         Ok(Contest {
             op: "attention",
-            shape: "4x3x197x64",
+            shape: if fused { "4x3x197x64" } else { "4x3x197x64, candle unfused" },
             work: (4 * n * heads * tokens * tokens * d) as f64,
             unit: "GFLOP",
             // Means of numbers below 1.
@@ -129,11 +141,21 @@ impl Ops<'_> {
                 let [q, k, v] = [0, 1, 2].map(|i: usize| their_qkv[i].clone());
                 attention(q, k, v, None, None, Default::default())
             }),
+            candle: candle(&[0, 2, 1, 3], move || {
+                let [q, k, v] = [0, 1, 2].map(|i: usize| &candle_qkv[i]);
+                let scale = 1.0 / (d as f64).sqrt();
+                if fused {
+                    return flash_attn::<f32>(q, k, v, scale as f32, AttnMask::None, None, None);
+                }
+                let scores = (q.matmul(&k.t()?)? * scale)?;
+                softmax_last_dim(&scores)?.matmul(v)
+            }),
         })
     }
 
     fn softmax(&self, shape: &'static str, [rows, n]: [usize; 2], target: Option<f64>) -> Result<Contest> {
         let (x, their_x) = self.pair([rows, n], 8, [0, 1])?;
+        let candle_x = to_candle(&x, &[0, 1])?;
         Ok(Contest {
             op: "softmax",
             shape,
@@ -145,6 +167,7 @@ impl Ops<'_> {
             learns: false,
             ours: ours(self.runtime, move || ops::softmax::softmax(&x)),
             burn: burn(self.device, [0, 1], move || softmax(their_x.clone(), 1)),
+            candle: candle(&[0, 1], move || softmax_last_dim(&candle_x)),
         })
     }
 
@@ -152,6 +175,7 @@ impl Ops<'_> {
         let (x, their_x) = self.pair([rows, n], 9, [0, 1])?;
         let (gain, their_gain) = self.pair([n], 10, [0])?;
         let (bias, their_bias) = self.pair([n], 11, [0])?;
+        let candles = [to_candle(&x, &[0, 1])?, to_candle(&gain, &[0])?, to_candle(&bias, &[0])?];
         Ok(Contest {
             op: "layer norm",
             shape,
@@ -164,12 +188,17 @@ impl Ops<'_> {
             burn: burn(self.device, [0, 1], move || {
                 layer_norm(their_x.clone(), their_gain.clone(), Some(their_bias.clone()), 1e-5)
             }),
+            candle: candle(&[0, 1], move || {
+                let [x, gain, bias] = &candles;
+                candle_nn::ops::layer_norm(x, gain, bias, 1e-5)
+            }),
         })
     }
 
     fn add(&self, shape: &'static str, n: usize) -> Result<Contest> {
         let (a, their_a) = self.pair([n], 12, [0])?;
         let (b, their_b) = self.pair([n], 13, [0])?;
+        let (candle_a, candle_b) = (to_candle(&a, &[0])?, to_candle(&b, &[0])?);
         Ok(Contest {
             op: "add",
             shape,
@@ -180,6 +209,7 @@ impl Ops<'_> {
             learns: false,
             ours: ours(self.runtime, move || ops::elementwise::add(&a, &b)),
             burn: burn(self.device, [0], move || their_a.clone() + their_b.clone()),
+            candle: candle(&[0], move || &candle_a + &candle_b),
         })
     }
 }

@@ -18,10 +18,11 @@ fn version(package: &str) -> &'static str {
 pub(crate) struct Report {
     version: &'static str,
     burn: String,
+    candle: String,
     adapter: DeviceProfile,
     processor: String,
     threads: usize,
-    /// CPU seconds of the process in a second in which neither engine had work (burn's threads go on polling): part of
+    /// CPU seconds of the process in a second in which no engine had work (burn's threads go on polling): part of
     /// every figure, in proportion to wall time.
     idle_cpu: f64,
     rounds: usize,
@@ -30,7 +31,7 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new(runtime: &Runtime, rows: Vec<Row>) -> Result<Self> {
-        // Threads that spin while the other engine works are billed to it.
+        // Threads that spin while another engine works are billed to it.
         runtime.sync()?;
         std::thread::sleep(std::time::Duration::from_secs(1));
         let idle = cpu_time::ProcessTime::now();
@@ -40,6 +41,7 @@ impl Report {
         Ok(Self {
             version: version("leanvision"),
             burn: format!("{} (wgpu, WGSL, autotune, fusion)", version("burn")),
+            candle: format!("{} (CPU)", version("candle-core")),
             adapter: runtime.profile().clone(),
             processor: processor(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),

@@ -1,7 +1,8 @@
-//! The two sides of a contest behind one face, so that both are run, waited for and read in the same way.
+//! The sides of a contest behind one face, so that all are run, waited for and read in the same way.
 
 use anyhow::{Context, Result};
 use burn::tensor::{Device, Tensor as BurnTensor, TensorData};
+use candle_core::Tensor as CandleTensor;
 use leanvision::{Runtime, Tensor};
 
 /// One engine's side of a contest.
@@ -11,7 +12,7 @@ pub(crate) trait Side {
     /// The result is kept until the next one is there: a lazy engine may drop work whose result nobody holds.
     fn run(&mut self) -> Result<()>;
 
-    /// The kept result, in the element order that both sides of a contest share.
+    /// The kept result, in the element order that all sides of a contest share.
     fn read(&self) -> Result<Vec<f32>>;
 }
 
@@ -75,4 +76,39 @@ pub(crate) fn to_burn<const D: usize>(device: &Device, x: &Tensor, axes: [usize;
     let x = x.permute(&axes)?;
     let shape: [usize; D] = x.shape().try_into()?;
     Ok(BurnTensor::from_data(TensorData::new(x.to_vec::<f32>()?, shape), device))
+}
+
+struct Candle<F> {
+    op: F,
+    /// Axes of candle's result in our order.
+    axes: Vec<usize>,
+    last: Option<CandleTensor>,
+}
+
+impl<F: FnMut() -> candle_core::Result<CandleTensor>> Side for Candle<F> {
+    fn run(&mut self) -> Result<()> {
+        // On the CPU a call returns when its result is there.
+        self.last = Some((self.op)()?);
+        Ok(())
+    }
+
+    fn read(&self) -> Result<Vec<f32>> {
+        let last = self.last.as_ref().context("run before read")?;
+        Ok(last.permute(self.axes.as_slice())?.flatten_all()?.to_vec1()?)
+    }
+}
+
+/// candle's side: `op` on fixed inputs; axis `i` of our result is axis `axes[i]` of candle's.
+pub(crate) fn candle(
+    axes: &[usize],
+    op: impl FnMut() -> candle_core::Result<CandleTensor> + 'static,
+) -> Option<Box<dyn Side>> {
+    Some(Box::new(Candle { op, axes: axes.to_vec(), last: None }))
+}
+
+/// The same numbers as a tensor of candle on the CPU, row-major in candle's axis order: its axis `i` is axis `axes[i]` of
+/// `x`.
+pub(crate) fn to_candle(x: &Tensor, axes: &[usize]) -> Result<CandleTensor> {
+    let x = x.permute(axes)?;
+    Ok(CandleTensor::from_vec(x.to_vec::<f32>()?, x.shape(), &candle_core::Device::Cpu)?)
 }

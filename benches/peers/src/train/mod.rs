@@ -106,6 +106,7 @@ pub(crate) fn run(runtime: &Runtime, device: &Device, only: &str) -> Result<Vec<
             learns: true,
             ours: ours(runtime, move || step.run()),
             burn: burn(),
+            candle: None,
         };
         let row = contest.run_rounds(ROUNDS)?;
         println!("{row}");
