@@ -66,9 +66,9 @@ pub struct SuiteFlags {
     pub family: Vec<String>,
 }
 
-/// The adapter's peaks, every family of kernels, whole methods.
+/// The adapter's peaks, whole methods, every family of kernels.
 pub(super) fn all_families() -> Vec<&'static str> {
-    std::iter::once(MICRO).chain(kernel::families()).chain([PIPELINE]).collect()
+    [MICRO, PIPELINE].into_iter().chain(kernel::families()).collect()
 }
 
 impl SuiteFlags {
@@ -109,7 +109,8 @@ impl Level {
     pub(super) fn row_seconds(self) -> f64 {
         match self {
             Self::Tiny | Self::Quick => 0.2,
-            Self::Full => 0.8,
+            // Some five hundred rows.
+            Self::Full => 0.4,
             // Clocks and temperatures take some seconds to settle.
             Self::Stress => 5.0,
         }
@@ -122,6 +123,11 @@ impl Level {
             Self::Full => 570.0,
             Self::Stress => f64::INFINITY,
         }
+    }
+
+    /// Seconds after which variants are skipped that the ops do not choose: what is left is for the rows that they do choose.
+    pub(super) fn variant_seconds(self) -> f64 {
+        0.6 * self.seconds()
     }
 
     /// Seconds of a single run past which a row is skipped as slow.

@@ -250,6 +250,8 @@ impl BenchReport {
     }
 
     fn cases(&mut self, runtime: &Runtime, cases: Vec<Case>, start: Instant) -> std::result::Result<(), String> {
+        let key = |case: &Case| (case.name.clone(), case.shape.clone(), case.dtype);
+        let chosen: Vec<_> = cases.iter().filter(|case| case.variant == "auto").map(key).collect();
         for case in cases {
             let left = |reason| Left {
                 name: case.name.clone(),
@@ -258,9 +260,14 @@ impl BenchReport {
                 variant: case.variant.clone(),
                 reason,
             };
-            let late = start.elapsed().as_secs_f64() > self.suite.seconds();
-            let outcome = if late {
-                Ok(Outcome::Skipped(format!("the suite's {} s were over", self.suite.seconds())))
+            let (elapsed, seconds) = (start.elapsed().as_secs_f64(), self.suite.seconds());
+            let is_other_variant = case.variant != "auto" && chosen.contains(&key(&case));
+            let outcome = if elapsed > seconds {
+                Ok(Outcome::Skipped(format!("the suite's {seconds} s were over")))
+            } else if is_other_variant && elapsed > self.suite.variant_seconds() {
+                Ok(Outcome::Skipped(format!(
+                    "what was left of the suite's {seconds} s is for variants that ops choose"
+                )))
             } else {
                 self.case(runtime, &case)
             };
@@ -432,6 +439,17 @@ mod tests {
         report.tuned = vec![tuned("Tiled64"), tuned("Tiled128")];
         assert!(report.to_string().contains("tuned: 2 kinds of problems, the default beaten in 1\n"), "{report}");
         assert!(report.to_string().contains("WRONG wrong 1 f32 auto: error 1.1e-3, 1.0e-3 allowed"), "{report}");
+
+        // Late in the suite the variants go first, then everything.
+        let ago = |seconds| Instant::now().checked_sub(std::time::Duration::from_secs(seconds));
+        for (seconds, timed) in [(31, 2), (51, 0)] {
+            let Some(start) = ago(seconds) else { continue };
+            let mut report = BenchReport::new(&runtime, &SuiteFlags::default());
+            let named = |name: &str, variant: &str| case(name, 0.0).variant(variant);
+            let cases = vec![named("a/b", "auto"), named("a/b", "tiled"), named("a/c", "tiled")];
+            report.cases(&runtime, cases, start).unwrap();
+            assert_eq!((report.rows.len(), report.skipped.len()), (timed, 3 - timed), "{seconds}");
+        }
 
         let lost = vec![case("before", 0.0), fails("lost", Error::DeviceLost("gone".into())), case("after", 0.0)];
         assert_eq!(report.cases(&runtime, lost, Instant::now()), Err("gone".into()));
