@@ -120,7 +120,7 @@ impl Level {
     pub(super) fn seconds(self) -> f64 {
         match self {
             Self::Tiny | Self::Quick => 50.0,
-            Self::Full => 570.0,
+            Self::Full => 540.0,
             Self::Stress => f64::INFINITY,
         }
     }

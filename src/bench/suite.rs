@@ -170,7 +170,13 @@ fn run_cases(
     let families = flags.families();
     let mut progress = Progress::new("gpubench", families.len() as u64, "families", quiet);
     for family in families {
-        let lost = report.family(runtime, family, build(runtime, family, flags.suite), start);
+        // Inputs take time, too.
+        let late = start.elapsed().as_secs_f64() > flags.suite.seconds();
+        let cases = if late { Ok(Vec::new()) } else { build(runtime, family, flags.suite) };
+        if late {
+            report.skipped.push(whole(family, format!("the suite's {} s were over", flags.suite.seconds())));
+        }
+        let lost = report.family(runtime, family, cases, start);
         if family == MICRO {
             report.peaks = Peaks::of(&report.rows, runtime.profile().is_software());
         }
@@ -189,6 +195,11 @@ fn run_cases(
     report.tuned = runtime.tuning();
     report.seconds = start.elapsed().as_secs_f64();
     report
+}
+
+/// A family that was left out.
+fn whole(family: &str, reason: String) -> Left {
+    Left { name: family.into(), shape: String::new(), dtype: None, variant: String::new(), reason }
 }
 
 /// What became of a case.
@@ -236,16 +247,7 @@ impl BenchReport {
     ) -> std::result::Result<(), String> {
         match cases {
             Ok(cases) => self.cases(runtime, cases, start),
-            Err(error) => {
-                let left = |reason| Left {
-                    name: family.into(),
-                    shape: String::new(),
-                    dtype: None,
-                    variant: String::new(),
-                    reason,
-                };
-                self.file(error, left)
-            }
+            Err(error) => self.file(error, |reason| whole(family, reason)),
         }
     }
 
