@@ -61,7 +61,11 @@ pub fn measure(runtime: &Runtime, seconds: f64, mut run: impl FnMut() -> Result<
     runtime.sync()?;
     let once = start.elapsed().as_secs_f64().max(1e-7);
     let stretch = ((1e-3 / once).ceil() as usize).clamp(1, 256);
-    let fewest = if once > 0.5 { 3 } else { 5 };
+    let fewest = match once {
+        _ if once > 4.0 * seconds => 2,
+        _ if once > 0.5 => 3,
+        _ => 5,
+    };
     let n_samples = ((seconds / (once * stretch as f64)).ceil() as usize).clamp(fewest, 1000);
     let cpu = cpu_time::ProcessTime::now();
     let (mut samples, mut cpu_samples) = (Vec::with_capacity(n_samples), Vec::with_capacity(n_samples));
