@@ -55,7 +55,7 @@ pub fn draw(recipe: &Recipe, size: [usize; 2], id: u32, key: Key) -> Draw {
     };
     let tried = |i: u64| {
         let words = words(3 + i);
-        let area = (u64::from(boxes.n_pixels) * u64::from(least + high(words[0], span)) >> 24) as u32;
+        let area = ((u64::from(boxes.n_pixels) * u64::from(least + high(words[0], span))) >> 24) as u32;
         let [wide, tall] = aspects[(words[1] >> 22) as usize];
         let (h, w) = (side(area, tall), side(area, wide));
         let [rows, cols] = size.map(|side| side as u32);

@@ -31,10 +31,13 @@ pub(super) struct Pipeline {
     pub(super) label: String,
 }
 
+/// An entry's pipelines: a few, by element types and override values.
+type Built = Vec<(Key, Arc<Pipeline>)>;
+
 #[derive(Debug, Default)]
 pub(super) struct Pipelines {
     /// By family and entry: looking one up allocates nothing.
-    built: Mutex<HashMap<(&'static str, &'static str), Vec<(Key, Arc<Pipeline>)>>>,
+    built: Mutex<HashMap<(&'static str, &'static str), Built>>,
     layouts: Mutex<HashMap<(Vec<Bind>, bool), wgpu::BindGroupLayout>>,
     next_id: AtomicU64,
     disk: Option<Disk>,
