@@ -3,7 +3,7 @@
 # make test-portability   the op tests on the other software adapters, the kernels in a browser
 # make sanitize           every op in the kernel simulator, under six subgroup sizes and five schedules, no GPU needed
 # make bench              speed of every kernel family
-# make bench-peers        the same work beside burn on the same adapter, in turns (builds burn: up to half an hour)
+# make bench-peers        the same work beside burn on the same adapter and candle on the CPU, in turns (builds both: half an hour)
 # make bench-classify     top-1 of the published networks on all their test images (needs LEANVISION_DATA)
 # make bench-train        a ResNet-20 of half width trained on real images, to over 50 % top-1 (needs LEANVISION_DATA)
 # make lint               format, lints, documentation
