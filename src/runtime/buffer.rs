@@ -182,6 +182,16 @@ impl Runtime {
     /// [`Error::Limit`] past the adapter's binding or buffer size, [`Error::OutOfMemory`] when the device is full even
     /// after the pool was trimmed, [`Error::DeviceLost`].
     pub(crate) fn alloc(&self, bytes: u64) -> Result<Arc<Buffer>> {
+        self.alloc_from(bytes, true)
+    }
+
+    /// As [`Runtime::alloc`], a block that nothing recorded so far has used: what the host writes there before a plan runs
+    /// is still there whenever it is replayed.
+    pub(crate) fn alloc_unused(&self, bytes: u64) -> Result<Arc<Buffer>> {
+        self.alloc_from(bytes, false)
+    }
+
+    fn alloc_from(&self, bytes: u64, reuse: bool) -> Result<Arc<Buffer>> {
         self.0.check_lost()?;
         let padded = bytes.max(1).div_ceil(16) * 16;
         let bound_bytes = padded + if self.0.options.guard { GUARD_BYTES } else { 0 };
@@ -201,7 +211,8 @@ impl Runtime {
         }
         let class_bytes = class_of(bound_bytes).min(limits.buffer_bytes);
         let plan = self.recorder().recording_here().map_or(0, |recording| recording.id);
-        let (raw, id, last_batch) = match self.take_free(class_bytes, plan) {
+        let free = if reuse { self.take_free(class_bytes, plan) } else { None };
+        let (raw, id, last_batch) = match free {
             Some(free) => (free.raw, free.id, free.last_batch),
             None => {
                 let raw = match self.create(class_bytes) {

@@ -94,8 +94,12 @@ impl Tensor {
 
     /// As [`Tensor::from_slice`], for what an op needs and is the same at every replay of a plan.
     pub(crate) fn constant<T: Element>(runtime: &Runtime, data: &[T]) -> Result<Self> {
-        let tensor = Self::empty(runtime, &[data.len()], T::DTYPE)?;
-        runtime.hold_in_plan(&tensor.buffer);
+        let mut tensor = Self::empty(runtime, &[data.len()], T::DTYPE)?;
+        if runtime.is_recording_plan() {
+            // Not where an earlier command of the plan writes, as it would again before each replay gets here.
+            tensor.buffer = runtime.alloc_unused(size_of_val(data) as u64)?;
+            runtime.hold_in_plan(&tensor.buffer);
+        }
         tensor.upload(data)?;
         Ok(tensor)
     }
