@@ -262,6 +262,7 @@ const FILLED: &[(&str, &str)] = &[
     ("sh_walked[row * TILE_STRIDE + x] = operand(which", "over what the dot products took"),
     ("= d_scores[r];", "over the weights"),
     ("sh_sums[slice * QUADS + quad] = sums;", "in place"),
+    ("sh_means[local] += sh_means", "in place"),
 ];
 
 #[test]
