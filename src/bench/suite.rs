@@ -187,7 +187,11 @@ fn run_cases(
         progress.advance(1);
     }
     if report.lost.is_none() {
-        report.clocks = report.clocks(runtime);
+        match report.clocks(runtime) {
+            Ok(clocks) => report.clocks = clocks,
+            Err(Error::DeviceLost(message)) => report.lost = Some(message),
+            Err(error) => log::warn!("the clocks at the end: {error}"),
+        }
     }
     for row in &mut report.rows {
         row.share_of_peak = report.peaks.share(row, runtime.profile().is_software());
@@ -330,11 +334,11 @@ impl BenchReport {
     }
 
     /// The rate of f32 multiply-adds once more, beside what it was at the start.
-    fn clocks(&self, runtime: &Runtime) -> Option<Clocks> {
-        let fma = micro::f32_rate(runtime).ok()?;
-        let timing = fma.time(runtime, self.suite.row_seconds()).ok()?;
+    fn clocks(&self, runtime: &Runtime) -> Result<Option<Clocks>> {
+        let fma = micro::f32_rate(runtime)?;
+        let timing = fma.time(runtime, self.suite.row_seconds())?;
         let [start, end] = [self.peaks.fma_gflops, fma.flops as f64 / timing.median_ms / 1e6];
-        (start > 0.0).then_some(Clocks { fma_gflops_start: start, fma_gflops_end: end })
+        Ok((start > 0.0).then_some(Clocks { fma_gflops_start: start, fma_gflops_end: end }))
     }
 
     /// Whether every row was right and the device is still there.

@@ -23,7 +23,8 @@ const WG_SIZE: u64 = 64;
 pub const MOST: usize = 32;
 /// In a list of neighbours: there is none. As a tag of a query: every row counts.
 pub const NONE: u32 = u32::MAX;
-/// Bytes that a search takes beside queries, bank and result at most, for up to 8,192 queries.
+/// Bytes that a search takes beside queries, bank and result at most, for up to 8,192 queries and rows of up to 65,536
+/// elements that lie side by side.
 pub const SCRATCH_BYTES: usize = 8 << 20;
 /// Of which products and converted rows of a chunk.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -175,7 +176,7 @@ fn tagged(op: &'static str, tags: Tags<'_>, b: usize, m: usize) -> Result<(Tenso
 /// Rows of a chunk: as many as its products, and its rows where they are converted, may take.
 fn chunk_rows(b: usize, d: usize, dtype: DType, m: usize) -> usize {
     let bytes = 4 * b + if dtype == DType::F32 { 0 } else { 4 * d };
-    (CHUNK_BYTES / bytes.max(1) / 64 * 64).max(64).min(m)
+    (CHUNK_BYTES / bytes.max(1) / 4 * 4).max(4).min(m)
 }
 
 /// Exponent of the lists of a query: enough to keep the adapter busy, each for eight times what it keeps.

@@ -262,9 +262,9 @@ impl Boxes {
         let ratio = width as f64 / height as f64;
         // What torchvision falls back to: as much as the aspect allows.
         let (h, w) = if ratio < low {
-            (((width as f64 / low).round() as usize).min(height), width)
+            (((width as f64 / low).round() as usize).clamp(1, height), width)
         } else if ratio > high {
-            (height, ((height as f64 * high).round() as usize).min(width))
+            (height, ((height as f64 * high).round() as usize).clamp(1, width))
         } else {
             (height, width)
         };
@@ -353,7 +353,8 @@ impl Views {
     /// image take keys of two streams.
     ///
     /// # Errors
-    /// [`Error::DType`] unless the types are these and `dtype` is a float type, [`Error::Shape`] if the shapes do not fit.
+    /// [`Error::DType`] unless the types are these and `dtype` is a float type, [`Error::Shape`] if the shapes do not fit,
+    /// [`Error::Limit`] on software adapters for views of some 800 x 800 pixels with jitter, whose mean takes too long a loop.
     #[expect(clippy::too_many_arguments, reason = "images, what is picked, how it is normalised, who draws")]
     pub fn make(
         &self,
@@ -371,7 +372,7 @@ impl Views {
             OP,
             &[("images", images, "n h w c"), ("ids", ids, "b"), ("scale", scale, "c"), ("shift", shift, "c")],
         )?;
-        need_one_device(OP, images, [ids, scale, shift].into_iter().chain(epoch))?;
+        need_one_device(OP, images, [ids, scale, shift, &self.tables].into_iter().chain(epoch))?;
         for (name, tensor, wanted) in [
             ("images", images, DType::U8),
             ("ids", ids, DType::U32),

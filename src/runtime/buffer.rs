@@ -39,6 +39,11 @@ impl Buffer {
     pub(crate) fn raw(&self) -> &wgpu::Buffer {
         &self.raw
     }
+
+    /// The last batch that uses it; `u64::MAX` where a plan wrote it, which may have been replayed since.
+    fn last_batch(&self) -> u64 {
+        if self.plan == 0 { self.last_batch.load(Ordering::Relaxed) } else { u64::MAX }
+    }
 }
 
 impl Drop for Buffer {
@@ -51,7 +56,7 @@ impl Drop for Buffer {
         if self.memory.is_some() {
             return inner.pool.lock().unwrap_or_else(PoisonError::into_inner).forget(self.class_bytes);
         }
-        let free = Free { raw: self.raw.clone(), id: self.id, last_batch: self.last_batch.load(Ordering::Relaxed) };
+        let free = Free { raw: self.raw.clone(), id: self.id, last_batch: self.last_batch() };
         inner.pool.lock().unwrap_or_else(PoisonError::into_inner).put(self.class_bytes, self.plan, free);
     }
 }
@@ -103,11 +108,11 @@ impl Pool {
         self.next_plan
     }
 
-    /// Gives the plan's free blocks to everyone; `last_batch` is the last one that used them.
-    pub(super) fn close_plan(&mut self, id: u64, last_batch: u64) {
+    /// Gives the plan's free blocks to everyone.
+    pub(super) fn close_plan(&mut self, id: u64) {
         let Some(plan) = self.plans.remove(&id) else { return };
         for (class_bytes, blocks) in plan {
-            let blocks = blocks.into_iter().map(|free| Free { last_batch: free.last_batch.max(last_batch), ..free });
+            let blocks = blocks.into_iter().map(|free| Free { last_batch: u64::MAX, ..free });
             self.free.entry(class_bytes).or_default().extend(blocks);
         }
     }
@@ -291,7 +296,7 @@ impl Runtime {
             return Ok(());
         }
         // Queue writes run before the batch that is still being recorded.
-        self.recorder().flush_if_batch(&self.0, buffer.last_batch.load(Ordering::Relaxed))?;
+        self.recorder().flush_if_batch(&self.0, buffer.last_batch())?;
         // In slices: wgpu stages every pending write in memory of its own.
         const SLICE: usize = 64 << 20;
         for (i, slice) in bytes.chunks(SLICE).enumerate() {

@@ -396,9 +396,9 @@ impl Recorder {
             .clone()
     }
 
-    /// Submits the batch if `batch` is the one being recorded.
+    /// Submits the batch if `batch` is the one being recorded, or unknown (`u64::MAX`).
     pub(super) fn flush_if_batch(&mut self, inner: &Inner, batch: u64) -> Result<()> {
-        if batch == self.batch { self.flush(inner) } else { Ok(()) }
+        if batch >= self.batch { self.flush(inner) } else { Ok(()) }
     }
 
     /// Submits what was recorded and waits while too many submissions are in flight.

@@ -6,7 +6,7 @@ use super::{Inner, Runtime};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::ThreadId;
 
 /// What a plan does, in order.
@@ -57,7 +57,6 @@ pub struct Plan {
     id: u64,
     commands: Vec<Command>,
     held: Vec<Arc<Buffer>>,
-    last_batch: AtomicU64,
 }
 
 impl Runtime {
@@ -102,8 +101,7 @@ impl Runtime {
             return Err(Error::argument("record_plan", "the recording was lost"));
         };
         let held = held.into_values().collect();
-        let last_batch = AtomicU64::new(self.recorder().batch);
-        Ok((Plan { runtime: self.clone(), id, commands, held, last_batch }, out))
+        Ok((Plan { runtime: self.clone(), id, commands, held }, out))
     }
 
     /// Whether [`Runtime::record_plan`] works here: not in simulated runtimes.
@@ -153,7 +151,7 @@ struct Open<'a> {
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         let recording = self.runtime.recorder().recording.take();
-        self.runtime.pool().close_plan(self.id, u64::MAX);
+        self.runtime.pool().close_plan(self.id);
         // Behind the locks: it may give memory back.
         drop(recording);
     }
@@ -177,7 +175,6 @@ impl Plan {
             }
         }
         // What the host writes next must come behind all of it.
-        self.last_batch.store(recorder.batch, Ordering::Relaxed);
         for buffer in &self.held {
             buffer.last_batch.store(recorder.batch, Ordering::Relaxed);
         }
@@ -193,7 +190,7 @@ impl Plan {
 
 impl Drop for Plan {
     fn drop(&mut self) {
-        self.runtime.pool().close_plan(self.id, self.last_batch.load(Ordering::Relaxed));
+        self.runtime.pool().close_plan(self.id);
     }
 }
 
@@ -221,8 +218,11 @@ impl<T: Clone> Repeated<T> {
             plan.replay()?;
             return Ok(out.clone());
         }
-        if !std::mem::replace(&mut self.has_run, true) || runtime.can_plan().is_err() {
-            return work();
+        // Nor while another plan is being recorded.
+        if !self.has_run || runtime.can_plan().is_err() || runtime.recorder().recording.is_some() {
+            let out = work()?;
+            self.has_run = true;
+            return Ok(out);
         }
         // A plan takes memory of its own, so what the first time left is given back.
         runtime.trim()?;

@@ -128,6 +128,12 @@ fn what_a_plan_cannot_repeat_is_refused_and_leaves_the_runtime_as_it_was() {
     refused("cannot repeat", &|| x.write(&values(1, 64)));
     refused("cannot repeat", &|| Tensor::from_slice(&runtime, &[1.0_f32], &[1]).map(drop));
     refused("recorded already", &|| runtime.record_plan(|| Ok(())).map(drop));
+    // What was recorded by then still comes before what the host writes to its memory.
+    let failed =
+        runtime.record_plan(|| e::square(&x).map(drop).and_then(|()| Err::<(), _>(Error::Failed("no".into()))));
+    assert!(failed.is_err());
+    let fresh = Tensor::from_slice(&runtime, &[5.0_f32; 64], &[8, 8]).unwrap();
+    assert_eq!(fresh.to_vec::<f32>().unwrap(), [5.0; 64]);
     // Another thread is not part of it.
     let (plan, ()) = runtime
         .record_plan(|| {
@@ -139,6 +145,22 @@ fn what_a_plan_cannot_repeat_is_refused_and_leaves_the_runtime_as_it_was() {
         })
         .unwrap();
     assert_eq!(plan.n_dispatches(), 0);
+}
+
+#[test]
+fn host_writes_come_behind_the_replays_before_them() {
+    let Some(runtime) = plain() else { return };
+    let x = Tensor::from_slice(&runtime, &[3.0_f32; 64], &[64]).unwrap();
+    let (plan, y) = runtime.record_plan(|| e::square(&x)).unwrap();
+    runtime.sync().unwrap();
+    plan.replay().unwrap();
+    y.write(&[7.0_f32; 64]).unwrap();
+    assert_eq!(y.to_vec::<f32>().unwrap(), [7.0; 64]);
+    plan.replay().unwrap();
+    drop(plan);
+    drop(y);
+    let other = Tensor::from_slice(&runtime, &[5.0_f32; 64], &[64]).unwrap();
+    assert_eq!(other.to_vec::<f32>().unwrap(), [5.0; 64]);
 }
 
 #[test]

@@ -189,9 +189,12 @@ fn every_op_that_chooses_is_tried_and_right() {
         assert!(close, "{op}: tuned and default differ");
         let asked: Vec<_> = full.tuning().into_iter().filter(|tuned| tuned.op == op).collect();
         assert!(!asked.is_empty(), "{op} asks nobody");
+        // Some gradients have one variant without subgroups of 8.
+        let single = ["attention_bwd", "conv_bwd_w"].contains(&op) && full.profile().fixed_subgroup() != Some(8);
+        let least = if single { 1 } else { 2 };
         for tuned in asked {
             assert_eq!(tuned.wrong, [], "{op}");
-            assert!(tuned.times.len() >= 2 && tuned.source == TuneSource::Tuned, "{tuned:?}");
+            assert!(tuned.times.len() >= least && tuned.source == TuneSource::Tuned, "{tuned:?}");
         }
     }
     assert_eq!(off.tuning(), []);

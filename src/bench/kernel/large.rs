@@ -7,7 +7,7 @@ use crate::ops::attention::{Attention, attention, attention_with_lse, backward::
 use crate::ops::conv::{Conv2d, conv2d, input_gradient, weight_gradient};
 use crate::ops::matmul::{Variant, matmul, matmul_with};
 use crate::ops::random::{Key, bits};
-use crate::ops::{Act, elementwise, gather, norm, reduce, softmax, sort, topk};
+use crate::ops::{Act, bank, elementwise, gather, norm, reduce, softmax, sort, topk};
 use crate::reference::{self, Array};
 use crate::runtime::Runtime;
 use crate::tensor::{DType, Offsets, Tensor};
@@ -32,6 +32,8 @@ pub(super) fn cases(runtime: &Runtime, family: &str, level: Level) -> Vec<Case> 
                 cases.extend(each(&|dtype| attend(runtime, [64, 1024, 12, 64], dtype)));
             }
             "sort" => cases.push(sorted_pairs(runtime, 20_000_000)),
+            // A bank of MSF's size.
+            "bank" => cases.extend(each(&|dtype| searched(runtime, [256, 131_072, 512], 10, dtype))),
             _ => {}
         }
     }
@@ -361,6 +363,31 @@ fn largest_k(runtime: &Runtime, n_rows: usize, n: usize, k: usize) -> Case {
     case("topk/topk", format!("{n_rows}x{n} k{k}"), DType::F32, &[n_rows * n, n_rows * k], make)
         .flops(n_rows * n)
         .tolerance(0.0)
+}
+
+/// The nearest of `m` rows of width `d` for each of `b` queries.
+fn searched(runtime: &Runtime, [b, m, d]: [usize; 3], k: usize, dtype: DType) -> Case {
+    let (runtime, q, rows) = (runtime.clone(), Field::new(1, DType::F32), Field::new(2, dtype));
+    let make = move || {
+        let (queries, bank) = (q.tensor(&runtime, &[b, d])?, rows.tensor(&runtime, &[m, d])?);
+        let query: Vec<f64> = q.values((b - 1) * d, d, 1).collect();
+        let product = move |row: usize| rows.values(row * d, d, 1).zip(&query).map(|(a, b)| a * b).sum::<f64>();
+        let (of_queries, of_bank) = (queries.clone(), bank.clone());
+        // Of the last query: the products of the rows found, and some rows that were not, which must not be better.
+        let check = move |out: &Tensor| {
+            let values = out.slice(0, b - 1..b)?.to_vec::<f32>()?;
+            let ids = bank::nearest(&of_queries, &of_bank, k, None)?.1.slice(0, b - 1..b)?.to_vec::<u32>()?;
+            let named = ids.iter().zip(&values).map(|(id, value)| f64::from(*value) - product(*id as usize));
+            let least = values.last().copied().map_or(f64::NAN, f64::from);
+            let passed_over = (0..m).step_by((m / 512).max(1)).filter(|row| !ids.contains(&(*row as u32)));
+            Ok(worst(named.chain(passed_over.map(|row| (product(row) - least).max(0.0)))))
+        };
+        Ok(Parts::new(move || Ok(bank::nearest(&queries, &bank, k, None)?.0), check))
+    };
+    case("bank/nearest", format!("{b}x{m}x{d}, k {k}"), dtype, &[m * d, b * d, 2 * b * k], make)
+        .flops(2 * b * m * d)
+        // Sums of some hundred products below 1.
+        .tolerance(2e-4)
 }
 
 fn gathered(runtime: &Runtime, n_rows: usize, width: usize, n: usize) -> Case {

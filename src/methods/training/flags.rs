@@ -64,7 +64,7 @@ pub struct TrainFlags {
     /// Write a checkpoint and stop after so many steps of this call
     #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
     pub stop_after: Option<u64>,
-    /// Go on with the run in this folder, bit for bit; flags that are given must be the run's
+    /// Go on with the run in this folder, bit for bit (on a GPU: with --no-tune, for the whole run); flags that are given must be the run's
     #[arg(long, value_name = "DIR", conflicts_with = "out")]
     #[serde(skip)]
     pub resume: Option<PathBuf>,

@@ -2,7 +2,8 @@
 //!
 //! A method gives the loss of a batch of items; the [`Trainer`] draws the order of the items, steps the optimizer and the
 //! average, logs without waiting for the device, writes checkpoints, and goes on from one bit for bit: everything random
-//! is a function of the seed and a counter, and every sum has a fixed order.
+//! is a function of the seed and a counter, and every sum has a fixed order, if the ops choose
+//! the same variants: on a GPU that takes [`crate::runtime::Tune::Off`].
 
 mod flags;
 mod order;

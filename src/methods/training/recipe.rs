@@ -7,7 +7,8 @@ use super::flags::TrainFlags;
 use crate::nn::{Precision, Rule, Schedule};
 use crate::{Error, Result};
 
-/// A training run's settings. Two runs of one recipe on one adapter give the same bits.
+/// A training run's settings. Two runs of one recipe on one adapter give the same bits where ops choose the same variants: see
+/// [`crate::runtime::Tune`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
     /// Optimizer steps of the whole run.

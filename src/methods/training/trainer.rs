@@ -283,6 +283,8 @@ impl Trainer {
         loss: LossFn<'_>,
         evaluate: &mut dyn FnMut(u64) -> Result<f64>,
     ) -> Result<Outcome> {
+        // Another call may bring another loss.
+        self.gradients = Repeated::default();
         let last = flags.stop_after.map_or(self.recipe.steps, |n| self.recipe.steps.min(self.step.saturating_add(n)));
         self.steps_to(last, flags, metrics, quiet, (feed, loss), evaluate).map_err(|error| self.with_checkpoint(error))
     }

@@ -109,7 +109,8 @@ impl Problem {
                     Variant::Tile | Variant::TileNarrow => !software && co / self.conv.groups >= 4,
                     _ => true,
                 };
-                expected && self.fits(variant)
+                // Another problem of the kind may have longer loops.
+                expected && self.fits(variant) && self.rounds(variant) <= runtime.profile().loop_rounds()
             },
             run: &|variant| Ok(vec![self.run(variant)?]),
             probe: &|variant| {

@@ -19,6 +19,10 @@ impl Product {
         if p.n_batch == 0 || p.n_rows == 0 || p.n_cols == 0 || p.n_inner == 0 {
             return default;
         }
+        if dtype != DType::F32 && !default.is_cooperative() && self.part(default, true) != p.n_inner as usize {
+            // Summed in parts, as f32, which asks anew.
+            return default;
+        }
         let vector = p.n_rows == 1 || p.n_cols == 1;
         let layout = self.layout();
         let question = Question {
@@ -48,7 +52,7 @@ impl Product {
                     Variant::Plain => false,
                     Variant::Vector | Variant::VectorShared => vector,
                     Variant::Tiled64 | Variant::Tiled128 => !profile.is_software(),
-                    Variant::Registers8 => profile.is_software(),
+                    Variant::Registers8 | Variant::Registers16 => profile.is_software(),
                     _ => true,
                 };
                 expected && variant.runs_on(profile, dtype)

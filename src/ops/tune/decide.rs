@@ -45,6 +45,7 @@ pub(super) fn decide(n: usize, trial: &mut impl Trial) -> Result<Decision> {
             return Ok(decision);
         }
         let timed = match trial.probe(candidate) {
+            Ok(None) if trial.is_over() => return Ok(decision),
             Ok(None) => trial.time(candidate, least(times)),
             Ok(Some(reason)) => {
                 excluded.push((candidate, reason));
@@ -68,8 +69,12 @@ pub(super) fn decide(n: usize, trial: &mut impl Trial) -> Result<Decision> {
             if trial.is_over() {
                 return Ok(decision);
             }
-            // It ran before: what fails now is the device, which the op will say itself.
-            *ms = trial.time(*candidate, best)?.min(*ms);
+            match trial.time(*candidate, best) {
+                Ok(again) => *ms = again.min(*ms),
+                Err(error @ Error::DeviceLost(_)) => return Err(error),
+                // It ran before: the device is full, or so. What was measured by then stands.
+                Err(_) => return Ok(decision),
+            }
         }
     }
     let default = times.iter().find(|(candidate, _)| *candidate == 0).map(|(_, ms)| *ms);

@@ -206,7 +206,7 @@ impl<V: Variants> Trial for Race<'_, V> {
         let run = self.question.run;
         // Fills the pool and the caches, and compiles what the probe did not.
         let first = self.tuning.time(|| run(variant).map(drop))?;
-        if first > FAR_SLOWER * best + COMPILING_MS {
+        if first > FAR_SLOWER * best + COMPILING_MS || self.tuning.is_over() {
             return Ok(first);
         }
         let once = self.tuning.time(|| run(variant).map(drop))?;
