@@ -1,6 +1,6 @@
 //! Random changes to training images, drawn on the device: a crop of the padded image, a flip.
 
-use super::checks::need_one_device;
+use super::checks::{need_counter, need_one_device, need_types};
 use super::random::{Key, RNG};
 use crate::autograd::refuse;
 use crate::runtime::{
@@ -88,23 +88,17 @@ pub fn crop_flip(
     refuse(OP, &[scale, shift])?;
     let dims =
         check(OP, &[("images", images, "n h w c"), ("ids", ids, "b"), ("scale", scale, "c"), ("shift", shift, "c")])?;
-    need_one_device(OP, images, [ids, scale, shift])?;
-    for (name, tensor, wanted) in [
-        ("images", images, DType::U8),
-        ("ids", ids, DType::U32),
-        ("scale", scale, DType::F32),
-        ("shift", shift, DType::F32),
-    ] {
-        if tensor.dtype() != wanted {
-            return Err(Error::dtype(OP, format!("{name} hold {}, {wanted} wanted", tensor.dtype())));
-        }
-    }
-    if let Some(counter) = counter {
-        need_one_device(OP, images, [counter])?;
-        if (counter.dtype(), counter.len()) != (DType::U32, 1) {
-            return Err(Error::dtype(OP, format!("the counter is {counter:?}, u32 [1] wanted")));
-        }
-    }
+    need_one_device(OP, images, [ids, scale, shift].into_iter().chain(counter))?;
+    need_types(
+        OP,
+        &[
+            ("images", images, DType::U8),
+            ("ids", ids, DType::U32),
+            ("scale", scale, DType::F32),
+            ("shift", shift, DType::F32),
+        ],
+    )?;
+    need_counter(OP, counter)?;
     if !dtype.is_float() {
         return Err(Error::dtype(OP, format!("{dtype} asked for, a float type wanted")));
     }

@@ -1,6 +1,6 @@
 //! Checks that several families share.
 
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
 /// An error unless `x` holds floats.
@@ -22,5 +22,23 @@ pub(crate) fn need_one_device<'a>(
         Ok(())
     } else {
         Err(Error::argument(op, "the tensors live on different devices"))
+    }
+}
+
+/// An error unless each of the named tensors has its type.
+pub(crate) fn need_types(op: &'static str, tensors: &[(&str, &Tensor, DType)]) -> Result<()> {
+    match tensors.iter().find(|(_, tensor, wanted)| tensor.dtype() != *wanted) {
+        None => Ok(()),
+        Some((name, tensor, wanted)) => {
+            Err(Error::dtype(op, format!("{name} hold {}, {wanted} wanted", tensor.dtype())))
+        }
+    }
+}
+
+/// An error unless `counter`, if there is one, is a count on the device.
+pub(crate) fn need_counter(op: &'static str, counter: Option<&Tensor>) -> Result<()> {
+    match counter.filter(|counter| (counter.dtype(), counter.len()) != (DType::U32, 1)) {
+        None => Ok(()),
+        Some(counter) => Err(Error::dtype(op, format!("the counter is {counter:?}, u32 [1] wanted"))),
     }
 }

@@ -3,7 +3,7 @@
 //! Everything that is drawn for a view comes from its [`Key`], the epoch and the number of its image, so a view is the same
 //! whatever batch it is in, and on every adapter: the boxes that are cut out are worked out in whole numbers.
 
-use super::checks::need_one_device;
+use super::checks::{need_counter, need_one_device, need_types};
 use super::random::{Key, RNG};
 use crate::autograd::refuse;
 use crate::runtime::{
@@ -373,19 +373,16 @@ impl Views {
             &[("images", images, "n h w c"), ("ids", ids, "b"), ("scale", scale, "c"), ("shift", shift, "c")],
         )?;
         need_one_device(OP, images, [ids, scale, shift, &self.tables].into_iter().chain(epoch))?;
-        for (name, tensor, wanted) in [
-            ("images", images, DType::U8),
-            ("ids", ids, DType::U32),
-            ("scale", scale, DType::F32),
-            ("shift", shift, DType::F32),
-        ] {
-            if tensor.dtype() != wanted {
-                return Err(Error::dtype(OP, format!("{name} hold {}, {wanted} wanted", tensor.dtype())));
-            }
-        }
-        if let Some(epoch) = epoch.filter(|epoch| (epoch.dtype(), epoch.len()) != (DType::U32, 1)) {
-            return Err(Error::dtype(OP, format!("the epoch is {epoch:?}, u32 [1] wanted")));
-        }
+        need_types(
+            OP,
+            &[
+                ("images", images, DType::U8),
+                ("ids", ids, DType::U32),
+                ("scale", scale, DType::F32),
+                ("shift", shift, DType::F32),
+            ],
+        )?;
+        need_counter(OP, epoch)?;
         if !dtype.is_float() {
             return Err(Error::dtype(OP, format!("{dtype} asked for, a float type wanted")));
         }

@@ -8,6 +8,7 @@ mod config;
 mod eval;
 mod info;
 mod network;
+mod pixels;
 mod predict;
 mod train;
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::config::{Augment, TrainConfig};
 use super::eval::{judge, usual_batch};
 use super::network::scale_shift;
+use super::pixels::Pixels;
 use crate::data::{self, ImageSet, Normalize, Split, Wanted};
 use crate::methods::training::{Outcome, Recipe, State, TrainFlags, Trainer};
 use crate::nn::{Hints, Model, ModelSpec, Precision, Rule, Schedule, Training, Weights, initial};
@@ -485,55 +486,6 @@ fn usual_recipe(spec: &ModelSpec, n: usize, flags: &TrainFlags) -> Recipe {
     }
 }
 
-/// Training images: on the device as a whole, or sent batch by batch where they are too many.
-struct Pixels<'a> {
-    set: &'a ImageSet,
-    /// u8 `[n, h, w, c]`: all images, or those of a step.
-    images: Tensor,
-    /// Where those of a step are sent.
-    sent: Option<Sent>,
-}
-
-struct Sent {
-    /// The bytes of a step's images, and as many more as fill the last word.
-    bytes: Tensor,
-    /// The numbers of the images of a micro-batch, u32 `[b]`.
-    counted: Tensor,
-}
-
-impl<'a> Pixels<'a> {
-    /// Sets of `most` bytes stay on the device as a whole.
-    fn new(runtime: &Runtime, set: &'a ImageSet, recipe: &Recipe, most: usize) -> Result<Self> {
-        let shape = |n: usize| [n, set.height, set.width, set.channels];
-        if set.images.len() <= most.min(runtime.profile().limits.binding_bytes as usize) {
-            return Ok(Self { set, images: Tensor::from_slice(runtime, &set.images, &shape(set.len()))?, sent: None });
-        }
-        let shape = shape(recipe.batch);
-        let n_bytes: usize = shape.iter().product();
-        let bytes = Tensor::zeros(runtime, &[n_bytes.next_multiple_of(4)], DType::U8)?;
-        let images = bytes.slice(0, 0..n_bytes)?.reshape(&shape)?;
-        let counted: Vec<u32> = (0..recipe.micro_batch as u32).collect();
-        let counted = Tensor::from_slice(runtime, &counted, &[counted.len()])?;
-        Ok(Self { set, images, sent: Some(Sent { bytes, counted }) })
-    }
-
-    /// Sends the images of a step, unless all are there.
-    fn send(&self, items: &[u32]) -> Result<()> {
-        let Some(Sent { bytes, .. }) = &self.sent else { return Ok(()) };
-        let mut pixels: Vec<u8> = items.iter().filter_map(|&i| self.set.image(i as usize)).flatten().copied().collect();
-        pixels.resize(bytes.len(), 0);
-        bytes.write(&pixels)
-    }
-
-    /// Images u8 `[n, h, w, c]` and which of them are wanted, u32 `[b]`.
-    fn of(&self, batch: &crate::methods::training::Batch) -> Result<(Tensor, Tensor)> {
-        match &self.sent {
-            None => Ok((self.images.clone(), batch.items.clone())),
-            Some(Sent { counted, .. }) => Ok((self.images.slice(0, batch.places.clone())?, counted.clone())),
-        }
-    }
-}
-
 /// Puts the curves of the run before in front.
 fn splice(outcome: &mut Outcome, before: &[Value]) {
     let read = |key: &str| -> Vec<(u64, f64)> {
@@ -570,56 +522,5 @@ impl fmt::Display for TrainReport {
             self.adapter,
             self.backend
         )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::methods::training::Batch;
-
-    #[test]
-    fn images_sent_step_by_step_are_those_that_are_there_as_a_whole() {
-        let runtime = match Runtime::new(&crate::DeviceChoice::default()) {
-            Ok(runtime) => runtime,
-            Err(Error::NoAdapter(message)) => {
-                eprintln!("skipped: {message}");
-                return;
-            }
-            Err(error) => panic!("{error}"),
-        };
-        // 27 bytes an image, so that a step of 6 fills no whole words.
-        let wanted = Wanted { split: Split::Train, n: Some(20), side: Some(32), seed: 1 };
-        let mut set = data::open("shapes", &wanted).unwrap();
-        let n_bytes = set.height * set.width * set.channels;
-        set.images = set.images.chunks_exact(n_bytes).flat_map(|image| image[n_bytes / 2..][..27].to_vec()).collect();
-        (set.height, set.width, set.channels) = (3, 3, 3);
-        let recipe = Recipe {
-            batch: 6,
-            micro_batch: 3,
-            ..usual_recipe(&ModelSpec::by_name("resnet20").unwrap(), 20, &TrainFlags::default())
-        };
-        let (whole, sent) = (
-            Pixels::new(&runtime, &set, &recipe, RESIDENT_BYTES).unwrap(),
-            Pixels::new(&runtime, &set, &recipe, 0).unwrap(),
-        );
-        assert!(whole.sent.is_none() && sent.sent.is_some());
-        for items in [[3_u32, 19, 0, 7, 7, 2], [1, 2, 3, 4, 5, 6]] {
-            for places in [0..3, 3..6] {
-                let batch = Batch {
-                    items: Tensor::from_slice(&runtime, &items[places.clone()], &[3]).unwrap(),
-                    draw: Tensor::from_slice(&runtime, &[0_u32], &[1]).unwrap(),
-                    places: places.clone(),
-                };
-                let picked = |pixels: &Pixels<'_>| {
-                    pixels.send(&items).unwrap();
-                    let (images, ids) = pixels.of(&batch).unwrap();
-                    index_select(&images, 0, &ids).unwrap().to_vec::<u8>().unwrap()
-                };
-                let got = picked(&sent);
-                assert_eq!(got, picked(&whole), "{items:?} at {places:?}");
-                assert_eq!(got[..27], *set.image(items[places.start] as usize).unwrap());
-            }
-        }
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! A method gives the loss of a batch of items; the [`Trainer`] draws the order of the items, steps the optimizer and the
 //! average, logs without waiting for the device, writes checkpoints, and goes on from one bit for bit: everything random
-//! is a function of the seed and a counter, and every sum has a fixed order, if the ops choose
-//! the same variants: on a GPU that takes [`crate::runtime::Tune::Off`].
+//! is a function of the seed and a counter, and every sum has a fixed order, if the ops choose the
+//! same variants: on a GPU that takes [`crate::runtime::Tune::Off`].
 
+mod feed;
 mod flags;
 mod order;
 mod recipe;
@@ -12,9 +13,10 @@ mod signals;
 mod state;
 mod trainer;
 
+pub use feed::Batch;
 pub use flags::TrainFlags;
 pub use order::Order;
 pub use recipe::Recipe;
 pub(crate) use recipe::same_config;
 pub use state::State;
-pub use trainer::{Batch, Outcome, Trainer};
+pub use trainer::{Outcome, Trainer};

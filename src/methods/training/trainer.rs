@@ -1,7 +1,6 @@
 //! The loop itself.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -9,6 +8,7 @@ use cpu_time::ThreadTime;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::feed::{Batch, Feed};
 use super::flags::TrainFlags;
 use super::order::Order;
 use super::recipe::Recipe;
@@ -20,7 +20,7 @@ use crate::ops::optim::{LossScale, ScaleState};
 use crate::report::{Metrics, Progress, number};
 use crate::runtime::Repeated;
 use crate::tensor::Read;
-use crate::{DType, Error, Result, Runtime, Tensor};
+use crate::{Error, Result, Runtime, Tensor};
 
 /// The checkpoint's name in a run's folder.
 const CHECKPOINT: &str = "checkpoint.safetensors";
@@ -30,57 +30,6 @@ const MAX_PENDING: u64 = 64;
 /// A loss scale below this is no scale that a sound gradient needs: f16 ends at 2^16, and the loss's own gradient starts at
 /// some 2^-7.
 const LEAST_SCALE: f32 = 1.0 / (1 << 20) as f32;
-
-/// One micro-batch. What changes from step to step lies on the device, since a step is recorded once and replayed.
-#[derive(Debug, Clone)]
-pub struct Batch {
-    /// The items, u32 `[b]`.
-    pub items: Tensor,
-    /// Counts micro-batches over the whole run, u32 `[1]`: the step of random streams.
-    pub draw: Tensor,
-    /// Where the items stand in the batch of the whole step.
-    pub places: Range<usize>,
-}
-
-/// Items and counts of a step's micro-batches, in one tensor that is written before each step.
-#[derive(Debug)]
-struct Feed {
-    words: Tensor,
-    batches: Vec<Batch>,
-}
-
-/// Words from which a view can be bound on any adapter.
-const ALIGN: usize = 64;
-
-impl Feed {
-    fn new(runtime: &Runtime, recipe: &Recipe) -> Result<Self> {
-        let n_micro = recipe.batch / recipe.micro_batch;
-        let row = recipe.micro_batch.next_multiple_of(ALIGN) + ALIGN;
-        let words = Tensor::zeros(runtime, &[n_micro * row], DType::U32)?;
-        let batch = |i: usize| {
-            Ok(Batch {
-                items: words.slice(0, i * row..i * row + recipe.micro_batch)?,
-                draw: words.slice(0, (i + 1) * row - ALIGN..(i + 1) * row - ALIGN + 1)?,
-                places: i * recipe.micro_batch..(i + 1) * recipe.micro_batch,
-            })
-        };
-        let batches = (0..n_micro).map(batch).collect::<Result<_>>()?;
-        Ok(Self { words, batches })
-    }
-
-    /// Sends the items of step `step`.
-    fn write(&self, step: u64, items: &[u32]) -> Result<()> {
-        let n_micro = self.batches.len();
-        let row = self.words.len() / n_micro;
-        let mut words = vec![0; self.words.len()];
-        for (i, (row, batch)) in words.chunks_exact_mut(row).zip(&self.batches).enumerate() {
-            let items = items.get(batch.places.clone()).unwrap_or_default();
-            row[..items.len()].copy_from_slice(items);
-            row[row.len() - ALIGN] = (step * n_micro as u64 + i as u64) as u32;
-        }
-        self.words.write(&words)
-    }
-}
 
 /// Sends what a step needs besides its items.
 type FeedFn<'a> = &'a mut dyn FnMut(&[u32]) -> Result<()>;
