@@ -14,7 +14,7 @@ use safetensors::tensor::{Dtype, TensorInfo};
 use super::param::{ParamId, ParamList};
 use super::report::{LoadReport, Misfit};
 use crate::files::write_whole;
-use crate::{Error, Result};
+use crate::{DType, Error, Result};
 
 /// Longest header that is read, in bytes. A network of 10,000 tensors needs about 1 MB.
 const MAX_HEADER_BYTES: u64 = 16 << 20;
@@ -24,6 +24,19 @@ const MAX_DIM: usize = 1 << 20;
 const MAX_PROBLEMS: usize = 20;
 /// What wrappers put in front of every name.
 const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
+
+/// A tensor of any type as a file holds it, byte for byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawTensor {
+    /// Its name.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Shape.
+    pub shape: Vec<usize>,
+    /// Elements in row-major order, little endian.
+    pub bytes: Vec<u8>,
+}
 
 /// One tensor of a file.
 #[derive(Debug, Clone)]
@@ -213,6 +226,28 @@ impl Checkpoint {
         Ok(Weights(params.iter().map(|p| self.values(&self.header.entries[&p.name])).collect()))
     }
 
+    /// Takes out the tensors whose names begin with `prefix`, which their names lose; those of a type that a [`crate::Tensor`] cannot
+    /// have stay.
+    pub(crate) fn take_raw(&mut self, prefix: &str) -> Vec<RawTensor> {
+        let mut taken = Vec::new();
+        let Header { names, entries, .. } = &mut self.header;
+        names.retain(|name| {
+            let known = |entry: &TensorEntry| {
+                [DType::F32, DType::F16, DType::U32, DType::I32, DType::U8]
+                    .into_iter()
+                    .find(|dtype| stored_as(*dtype) == entry.dtype)
+            };
+            let found =
+                name.strip_prefix(prefix).zip(entries.get(name)).and_then(|(short, e)| Some((short, e, known(e)?)));
+            let Some((short, entry, dtype)) = found else { return true };
+            let bytes = self.data[entry.range.clone()].to_vec();
+            taken.push(RawTensor { name: short.to_string(), dtype, shape: entry.shape.clone(), bytes });
+            entries.remove(name);
+            false
+        });
+        taken
+    }
+
     /// A float tensor's values.
     fn values(&self, entry: &TensorEntry) -> Vec<f32> {
         let bytes = &self.data[entry.range.clone()];
@@ -252,6 +287,14 @@ impl Weights {
         }
     }
 
+    /// Those of the first tensors, which `params` lists: a network without its head.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if they do not fit.
+    pub fn first(&self, params: &ParamList) -> Result<Self> {
+        Self::new(params, self.0.iter().take(params.len()).cloned().collect())
+    }
+
     /// The vectors in order.
     pub fn iter(&self) -> std::slice::Iter<'_, Vec<f32>> {
         self.0.iter()
@@ -269,6 +312,20 @@ impl Weights {
     /// # Errors
     /// [`Error::File`] if it cannot be written.
     pub fn save(&self, path: impl AsRef<Path>, params: &ParamList, metadata: &BTreeMap<String, String>) -> Result<()> {
+        self.save_with(path, params, &[], metadata)
+    }
+
+    /// As [`Weights::save`], with tensors of any type behind the weights.
+    ///
+    /// # Errors
+    /// As [`Weights::save`].
+    pub fn save_with(
+        &self,
+        path: impl AsRef<Path>,
+        params: &ParamList,
+        raw: &[RawTensor],
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<()> {
         let path = path.as_ref();
         let mut header = serde_json::Map::new();
         if !metadata.is_empty() {
@@ -281,13 +338,31 @@ impl Weights {
             header.insert(param.name.clone(), serde_json::json!(info));
             start = end;
         }
+        for RawTensor { name, dtype, shape, bytes } in raw {
+            let end = start + bytes.len();
+            let info = TensorInfo { dtype: stored_as(*dtype), shape: shape.clone(), data_offsets: (start, end) };
+            header.insert(name.clone(), serde_json::json!(info));
+            start = end;
+        }
         let mut text = serde_json::Value::Object(header).to_string().into_bytes();
         text.resize(text.len().next_multiple_of(8), b' ');
         write_whole(path, |file| {
             file.write_all(&(text.len() as u64).to_le_bytes())?;
             file.write_all(&text)?;
-            self.0.iter().flatten().try_for_each(|v| file.write_all(&v.to_le_bytes()))
+            self.0.iter().flatten().try_for_each(|v| file.write_all(&v.to_le_bytes()))?;
+            raw.iter().try_for_each(|tensor| file.write_all(&tensor.bytes))
         })
+    }
+}
+
+/// How the format calls an element type.
+fn stored_as(dtype: DType) -> Dtype {
+    match dtype {
+        DType::F32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::U32 => Dtype::U32,
+        DType::I32 => Dtype::I32,
+        DType::U8 => Dtype::U8,
     }
 }
 

@@ -20,7 +20,7 @@ impl Plan {
             Body::Vit(_) => return Ok((self.clone(), weights.clone())),
         };
         let weights = Weights::new(&fold.params, fold.values)?;
-        Ok((Self { params: fold.params, body }, weights))
+        Ok((Self { params: fold.params, body, has_head: self.has_head }, weights))
     }
 }
 

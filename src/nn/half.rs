@@ -59,15 +59,14 @@ pub struct HalfCopy {
 }
 
 impl HalfCopy {
-    /// A copy of the values as they are.
+    /// A copy of the values as they are: [`Arena::values`], or an average that lies as they do.
     ///
     /// # Errors
     /// [`crate::Error::Feature`] on an adapter without f16.
-    pub fn new(arena: &Arena) -> Result<Self> {
-        let values = arena.values();
+    pub fn new(values: &[Tensor]) -> Result<Self> {
         let zeros = |values: &Tensor| Tensor::zeros(values.runtime(), values.shape(), DType::F16);
         let copy = Self { flats: values.iter().map(zeros).collect::<Result<_>>()? };
-        copy.refresh(arena)?;
+        copy.refresh(values)?;
         Ok(copy)
     }
 
@@ -75,15 +74,15 @@ impl HalfCopy {
     ///
     /// # Errors
     /// [`crate::Error::DeviceLost`] if the device is gone.
-    pub fn refresh(&self, arena: &Arena) -> Result<()> {
-        self.flats.iter().zip(arena.values()).try_for_each(|(half, values)| cast_into(&values, half))
+    pub fn refresh(&self, values: &[Tensor]) -> Result<()> {
+        self.flats.iter().zip(values).try_for_each(|(half, values)| cast_into(values, half))
     }
 
-    /// The parameters as views, in the order of [`Arena::tensors`]: of the copy, or of the arena where ops read f32.
+    /// The parameters as views, in the order of [`Arena::tensors`]: of the copy, or of `values` where ops read f32.
     ///
     /// # Errors
     /// As [`Tensor::slice`]; none in fact.
-    pub fn tensors(&self, arena: &Arena) -> Result<Vec<Tensor>> {
-        arena.mixed_views(&arena.values(), &self.flats)
+    pub fn tensors(&self, arena: &Arena, values: &[Tensor]) -> Result<Vec<Tensor>> {
+        arena.mixed_views(values, &self.flats)
     }
 }

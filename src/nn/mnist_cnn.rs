@@ -80,6 +80,6 @@ impl MnistCnnSpec {
         steps.push(Step::Linear(fc1));
         let fc2 = p.linear("fc2", self.hidden, self.classes);
         steps.push(Step::Linear(Linear { norm: Some(p.batch_norm("norm2", self.classes)), ..fc2 }));
-        Plan { params, body: Body::Conv(steps) }
+        Plan { params, body: Body::Conv(steps), has_head: true }
     }
 }

@@ -112,7 +112,7 @@ impl MobileNetV2Spec {
         steps.push(conv(p, &format!("features.{block}"), 0, [n_in, self.last], Window::same(1, 1)));
         steps.push(Step::GlobalAvgPool);
         steps.push(Step::Linear(p.linear("classifier.1", self.last, self.classes)));
-        Plan { params, body: Body::Conv(steps) }
+        Plan { params, body: Body::Conv(steps), has_head: true }
     }
 }
 

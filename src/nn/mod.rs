@@ -28,7 +28,7 @@ mod vit;
 mod vit_forward;
 
 pub use arena::{Arena, ArenaParam, NamedParam};
-pub use checkpoint::{Checkpoint, Header, TensorEntry, Weights};
+pub use checkpoint::{Checkpoint, Header, RawTensor, TensorEntry, Weights};
 pub use half::{HalfCopy, Precision};
 pub use identify::{Hints, Identified, identify};
 pub use init::{initial, untrained};

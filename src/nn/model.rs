@@ -58,7 +58,11 @@ impl Model {
         Self::from_plan(runtime, spec, plan, &weights)
     }
 
-    fn from_plan(runtime: &Runtime, spec: &ModelSpec, plan: Plan, weights: &Weights) -> Result<Self> {
+    /// Loads the `weights` of a network that was changed on the way: without its head ([`Plan::headless`]), or folded.
+    ///
+    /// # Errors
+    /// As [`Model::new`].
+    pub fn from_plan(runtime: &Runtime, spec: &ModelSpec, plan: Plan, weights: &Weights) -> Result<Self> {
         weights.check(&plan.params)?;
         if let ModelSpec::Vit(vit) = spec
             && (vit.heads == 0 || !vit.width.is_multiple_of(vit.heads))
@@ -147,18 +151,33 @@ impl Model {
         Weights::new(&self.plan.params, values.collect::<Result<_>>()?)
     }
 
-    /// Logits `[n, classes]` of normalised images `[n, h, w, c]`.
+    /// Logits `[n, classes]` of normalised images `[n, h, w, c]`; features, if the network has no head.
     ///
     /// # Errors
     /// [`Error::Shape`] if the images are not of the network's channels or size.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        let features = self.features(images)?;
+        match self.plan.head() {
+            Some(head) => self.linear(head, &features),
+            None => Ok(features),
+        }
+    }
+
+    /// What the last linear layer sees of normalised images `[n, h, w, c]`: `[n, d]`, `d` as [`Plan::n_features`] says.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    pub fn features(&self, images: &Tensor) -> Result<Tensor> {
         if images.rank() != 4 || images.shape()[3] != self.spec.channels() {
             let (shape, channels) = (images.shape(), self.spec.channels());
             return Err(Error::shape("forward", format!("images {shape:?}, [n, h, w, {channels}] wanted")));
         }
         match &self.plan.body {
-            Body::Conv(steps) => self.steps(steps, images.clone()),
-            Body::Vit(vit) => vit_forward::forward(self, vit, images),
+            Body::Conv(steps) => {
+                let n = steps.len() - usize::from(self.plan.head().is_some());
+                self.steps(&steps[..n], images.clone())
+            }
+            Body::Vit(vit) => vit_forward::features(self, vit, images),
         }
     }
 

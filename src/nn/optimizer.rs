@@ -174,25 +174,25 @@ impl Optimizer {
 /// Moving averages of an arena's values (Polyak and Juditsky 1992).
 #[derive(Debug)]
 pub struct Average {
-    momentum: f64,
     flats: Vec<Tensor>,
 }
 
 impl Average {
-    /// Starts at `init` by parameter; `momentum` is the share of the old average that stays.
+    /// Starts at `init` by parameter.
     ///
     /// # Errors
     /// As [`Arena::flats`].
-    pub fn new(arena: &Arena, momentum: f64, init: &[Vec<f32>]) -> Result<Self> {
-        Ok(Self { momentum, flats: arena.flats(Some(init))? })
+    pub fn new(arena: &Arena, init: &[Vec<f32>]) -> Result<Self> {
+        Ok(Self { flats: arena.flats(Some(init))? })
     }
 
-    /// Takes the arena's values in, as they are behind a step that was taken.
+    /// Takes the arena's values in, as they are behind a step that was taken; `momentum` is the share of the old average that
+    /// stays.
     ///
     /// # Errors
     /// [`Error::DeviceLost`] if the device is gone.
-    pub fn update(&self, arena: &Arena, step: &Stepped) -> Result<()> {
-        let (momentum, factor) = (self.momentum as f32, step.factor.as_ref());
+    pub fn update(&self, arena: &Arena, momentum: f64, step: &Stepped) -> Result<()> {
+        let (momentum, factor) = (momentum as f32, step.factor.as_ref());
         self.flats.iter().zip(arena.values()).try_for_each(|(e, w)| optim::ema(e, &w, momentum, factor))
     }
 

@@ -139,6 +139,12 @@ impl ParamList {
         ParamId(self.0.len() - 1)
     }
 
+    /// The first `n` tensors.
+    #[must_use]
+    pub(super) fn first(&self, n: usize) -> Self {
+        Self(self.0.iter().take(n).cloned().collect())
+    }
+
     /// The tensors in order.
     pub fn iter(&self) -> std::slice::Iter<'_, ParamSpec> {
         self.0.iter()

@@ -13,6 +13,42 @@ pub struct Plan {
     pub params: ParamList,
     /// What happens to an image.
     pub body: Body,
+    /// Whether the last linear layer gives logits; without, the network ends in features.
+    pub has_head: bool,
+}
+
+impl Plan {
+    /// The last linear layer, which gives the logits.
+    #[must_use]
+    pub fn head(&self) -> Option<&Linear> {
+        match &self.body {
+            Body::Conv(steps) => match steps.last() {
+                Some(Step::Linear(head)) if self.has_head => Some(head),
+                _ => None,
+            },
+            Body::Vit(vit) => vit.head.as_ref(),
+        }
+    }
+
+    /// The same network without its head, whose tensors are the last of the list: it ends in features.
+    #[must_use]
+    pub fn headless(&self) -> Self {
+        let Some(head) = self.head() else { return self.clone() };
+        let norm = head.norm.iter().flat_map(|norm| [norm.gain, norm.bias, norm.mean, norm.var]);
+        let n_head = 1 + usize::from(head.bias.is_some()) + norm.count();
+        let params = self.params.first(self.params.len() - n_head);
+        let body = match &self.body {
+            Body::Conv(steps) => Body::Conv(steps[..steps.len() - 1].to_vec()),
+            Body::Vit(vit) => Body::Vit(Box::new(VitPlan { head: None, ..(**vit).clone() })),
+        };
+        Self { params, body, has_head: false }
+    }
+
+    /// Length of the features that the head sees.
+    #[must_use]
+    pub fn n_features(&self) -> usize {
+        self.head().map_or(0, |head| head.n_in)
+    }
 }
 
 /// The two kinds of network.
@@ -168,7 +204,7 @@ pub struct VitPlan {
     /// Norm behind the blocks.
     pub norm: Option<LayerNorm>,
     /// Tokens to logits.
-    pub head: Linear,
+    pub head: Option<Linear>,
 }
 
 /// Where a transformer block's norms stand.

@@ -113,7 +113,7 @@ impl Params {
             }
         };
         let pooled = vit.norm.as_ref().map_or(pooled.clone(), |layer| self.layer_norm(layer, &pooled));
-        self.linear(&vit.head, &pooled)
+        vit.head.as_ref().map_or(pooled.clone(), |head| self.linear(head, &pooled))
     }
 
     fn block(&self, vit: &VitPlan, layer: &VitBlock, x: &Array, lengths: &[usize]) -> Array {

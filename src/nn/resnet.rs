@@ -92,11 +92,12 @@ impl ResNetSpec {
         })
     }
 
-    /// The ResNet of `depth` 18, 34, 50, 101 or 152 with torchvision's names, 64 to 512 channels times `width`, 1000
+    /// The ResNet of `depth` 10, 18, 34, 50, 101 or 152 with torchvision's names, 64 to 512 channels times `width`, 1000
     /// classes behind the ImageNet stem and 10 behind the CIFAR one; `None` for another depth.
     #[must_use]
     pub fn imagenet(depth: usize, stem: Stem, width: f32) -> Option<Self> {
         let (block, stages) = match depth {
+            10 => (Block::Basic, [1, 1, 1, 1]),
             18 => (Block::Basic, [2, 2, 2, 2]),
             34 => (Block::Basic, [3, 4, 6, 3]),
             50 => (Block::Bottleneck, [3, 4, 6, 3]),
@@ -191,7 +192,7 @@ impl ResNetSpec {
         }
         steps.push(Step::GlobalAvgPool);
         steps.push(Step::Linear(p.linear(self.head, n_in, self.classes)));
-        Plan { params, body: Body::Conv(steps) }
+        Plan { params, body: Body::Conv(steps), has_head: true }
     }
 
     fn residual(&self, p: &mut ParamList, name: String, [n_in, width]: [usize; 2], stride: usize) -> Residual {

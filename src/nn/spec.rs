@@ -24,7 +24,7 @@ pub enum ModelSpec {
 
 /// What [`ModelSpec::by_name`] takes, for help texts and errors.
 pub const ARCH_NAMES: &str = "resnet20|32|44|56|110 (any 6n+2; cifar_resnet50 and so on where the depth is also one of \
-     ImageNet's), resnet18|34|50|101|152, mobilenet_v2, each with _cifar for the 32-pixel stem; deit_tiny|small|base; \
+     ImageNet's), resnet10|18|34|50|101|152, mobilenet_v2, each with _cifar for the 32-pixel stem; deit_tiny|small|base; \
      vit_small32; mnist_cnn; and _x0.5 behind a convolutional one for its width";
 
 impl ModelSpec {

@@ -236,8 +236,7 @@ impl Walk<'_> {
             let params = self.layer_norm_params(norm);
             self.row(&norm.name, "layer norm".into(), &shape, params, 0, n);
         }
-        self.linear(&vit.head, &[width], n)?;
-        Ok(())
+        vit.head.as_ref().map_or(Ok(()), |head| self.linear(head, &[width], n).map(|_| ()))
     }
 
     fn layer_norm_params(&self, norm: &LayerNorm) -> u64 {

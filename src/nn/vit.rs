@@ -339,10 +339,10 @@ impl VitSpec {
         let patch = p.conv(n.patch, self.channels, width, window, true);
         let blocks = (0..self.depth).map(|i| self.block(p, format!("{}{i}", n.blocks))).collect();
         let norm = n.norm.map(|name| p.layer_norm(name, width, self.eps));
-        let head = p.linear(n.head, width, self.classes);
+        let head = Some(p.linear(n.head, width, self.classes));
         let (heads, norm_place, pool) = (self.heads, self.norm, self.pool);
         let body = VitPlan { patch, class_token, position, blocks, heads, norm_place, pool, norm, head };
-        Plan { params, body: Body::Vit(Box::new(body)) }
+        Plan { params, body: Body::Vit(Box::new(body)), has_head: true }
     }
 
     fn block(&self, p: &mut ParamList, name: String) -> VitBlock {

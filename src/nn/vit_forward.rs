@@ -8,8 +8,8 @@ use crate::ops::{gather, norm, reduce};
 use crate::tensor::Offsets;
 use crate::{Error, Result, Tensor};
 
-/// Logits `[n, classes]` of images `[n, h, w, c]`.
-pub(super) fn forward(model: &Model, vit: &VitPlan, images: &Tensor) -> Result<Tensor> {
+/// What the head sees, `[n, width]`, of images `[n, h, w, c]`.
+pub(super) fn features(model: &Model, vit: &VitPlan, images: &Tensor) -> Result<Tensor> {
     let n = images.shape()[0];
     let mut x = embed(model, vit, images)?;
     let &[_, n_tokens, width] = x.shape() else {
@@ -30,8 +30,7 @@ pub(super) fn forward(model: &Model, vit: &VitPlan, images: &Tensor) -> Result<T
             reduce::mean(&x.slice(1, first..n_tokens)?, &[1], false)?
         }
     };
-    let pooled = vit.norm.as_ref().map_or(Ok(pooled.clone()), |layer| layer_norm(model, layer, &pooled))?;
-    model.linear(&vit.head, &pooled)
+    vit.norm.as_ref().map_or(Ok(pooled.clone()), |layer| layer_norm(model, layer, &pooled))
 }
 
 /// Patches with class token and positions: `[n, tokens, width]`.

@@ -177,6 +177,43 @@ impl Tensor {
         self.read()?.wait()
     }
 
+    /// The elements in row-major order as bytes, whatever their type; waits for the device.
+    ///
+    /// # Errors
+    /// As [`Tensor::read`].
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        fn bytes<T: Element>(tensor: &Tensor) -> Result<Vec<u8>> {
+            Ok(bytemuck::cast_slice(&tensor.to_vec::<T>()?).to_vec())
+        }
+        match self.dtype {
+            DType::F32 => bytes::<f32>(self),
+            DType::F16 => bytes::<half::f16>(self),
+            DType::U32 => bytes::<u32>(self),
+            DType::I32 => bytes::<i32>(self),
+            DType::U8 => self.to_vec(),
+        }
+    }
+
+    /// Replaces the elements in place by what [`Tensor::to_bytes`] gave of a tensor of the same type and shape.
+    ///
+    /// # Errors
+    /// As [`Tensor::write`].
+    pub fn write_bytes(&self, bytes: &[u8]) -> Result<()> {
+        fn write<T: Element>(tensor: &Tensor, bytes: &[u8]) -> Result<()> {
+            tensor.write(&bytemuck::pod_collect_to_vec::<u8, T>(bytes))
+        }
+        if bytes.len() != self.len() * self.dtype.bytes() {
+            return Err(Error::shape("write", format!("{} bytes given for shape {:?}", bytes.len(), self.shape)));
+        }
+        match self.dtype {
+            DType::F32 => write::<f32>(self, bytes),
+            DType::F16 => write::<half::f16>(self, bytes),
+            DType::U32 => write::<u32>(self, bytes),
+            DType::I32 => write::<i32>(self, bytes),
+            DType::U8 => self.write(bytes),
+        }
+    }
+
     /// The one element of a tensor that has just one; waits for the device.
     ///
     /// # Errors

@@ -47,11 +47,12 @@ impl Learner {
         let state = ScaleState { scale, good: 0, skipped: 0, taken: 0 };
         let (optimizer, half) = match precision {
             Precision::F32 => (optimizer, None),
-            Precision::F16 => {
-                (optimizer.scaled(LossScale::resume(runtime, state).unwrap()), Some(HalfCopy::new(&arena).unwrap()))
-            }
+            Precision::F16 => (
+                optimizer.scaled(LossScale::resume(runtime, state).unwrap()),
+                Some(HalfCopy::new(&arena.values()).unwrap()),
+            ),
         };
-        let read = half.as_ref().map_or_else(|| arena.tensors(), |half| half.tensors(&arena)).unwrap();
+        let read = half.as_ref().map_or_else(|| arena.tensors(), |half| half.tensors(&arena, &arena.values())).unwrap();
         let leaves: Vec<Tensor> = read.iter().map(|w| w.require_grad().unwrap()).collect();
         let model = Model::new(runtime, spec, &weights).unwrap();
         let average: Vec<Vec<f32>> = trained.iter().map(|param| param.values.clone()).collect();
@@ -62,7 +63,7 @@ impl Learner {
         Self {
             network: model.over(&leaves, &statistics).unwrap().training(training),
             judged: model.over(&arena.tensors().unwrap(), &statistics).unwrap().training(training),
-            average: Average::new(&arena, 0.9, &average).unwrap(),
+            average: Average::new(&arena, &average).unwrap(),
             images: from_bytes(&images, &factor, &shift, precision.dtype()).unwrap(),
             labels: Tensor::from_slice(runtime, &set.labels, &[n]).unwrap(),
             classes: set.labels,
@@ -81,9 +82,9 @@ impl Learner {
         let loss = mean_all(&losses).unwrap();
         self.arena.collect(self.optimizer.backward(&loss).unwrap(), &self.leaves, false).unwrap();
         let stepped = self.optimizer.step(&self.arena, lr).unwrap();
-        self.average.update(&self.arena, &stepped).unwrap();
+        self.average.update(&self.arena, 0.9, &stepped).unwrap();
         if let Some(half) = &self.half {
-            half.refresh(&self.arena).unwrap();
+            half.refresh(&self.arena.values()).unwrap();
         }
         loss.item().unwrap()
     }
@@ -173,8 +174,8 @@ fn what_norms_have_stays_f32() {
         let (trained, _) = spec.plan().params.for_arenas(&weights);
         let params: Vec<_> = trained.iter().map(|(_, param)| param.clone()).collect();
         let arena = Arena::new(&runtime, &params, true).unwrap();
-        let half = HalfCopy::new(&arena).unwrap();
-        for ((name, param), tensor) in trained.iter().zip(half.tensors(&arena).unwrap()) {
+        let half = HalfCopy::new(&arena.values()).unwrap();
+        for ((name, param), tensor) in trained.iter().zip(half.tensors(&arena, &arena.values()).unwrap()) {
             let of_norm = ["norm", "bn", "downsample.1", "shortcut.1"].iter().any(|part| name.contains(part))
                 || (name.contains("features") && param.shape.len() == 1);
             assert_eq!(tensor.dtype() == DType::F32, of_norm, "{spec}: {name}");

@@ -8,7 +8,6 @@ mod config;
 mod eval;
 mod info;
 mod network;
-mod pixels;
 mod predict;
 mod train;
 

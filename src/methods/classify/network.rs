@@ -5,6 +5,7 @@ use std::path::Path;
 use super::config::NetworkFlags;
 use crate::data::Normalize;
 use crate::data::images::CIFAR_10;
+use crate::methods::training::scale_shift;
 use crate::nn::{Checkpoint, Model, ModelSpec, Weights};
 use crate::ops::elementwise::from_bytes;
 use crate::{DType, Result, Runtime, Tensor};
@@ -60,13 +61,4 @@ impl Classifier {
     pub(super) fn logits(&self, images: &Tensor) -> Result<Tensor> {
         self.model.forward(&from_bytes(images, &self.scale, &self.shift, DType::F32)?)
     }
-}
-
-/// Means and deviations `[c]` as `pixel * scale + shift` for bytes.
-pub(super) fn scale_shift(runtime: &Runtime, (mean, std): &(Vec<f32>, Vec<f32>)) -> Result<(Tensor, Tensor)> {
-    let scale: Vec<f32> = std.iter().map(|std| (1.0 / (255.0 * f64::from(*std))) as f32).collect();
-    let shift: Vec<f32> =
-        mean.iter().zip(std).map(|(mean, std)| (-f64::from(*mean) / f64::from(*std)) as f32).collect();
-    let upload = |values: &[f32]| Tensor::from_slice(runtime, values, &[values.len()]);
-    Ok((upload(&scale)?, upload(&shift)?))
 }

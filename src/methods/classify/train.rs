@@ -4,14 +4,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::config::{Augment, TrainConfig};
 use super::eval::{judge, usual_batch};
-use super::network::scale_shift;
-use super::pixels::Pixels;
 use crate::data::{self, ImageSet, Normalize, Split, Wanted};
-use crate::methods::training::{Outcome, Recipe, State, TrainFlags, Trainer};
+use crate::methods::training::{
+    EmaCourse, Outcome, Pixels, RESIDENT_BYTES, Recipe, Start, State, TrainFlags, Trainer, scale_shift,
+};
 use crate::nn::{Hints, Model, ModelSpec, Precision, Rule, Schedule, Training, Weights, initial};
 use crate::ops::augment::{CropFlip, crop_flip};
 use crate::ops::elementwise::{cast, from_bytes};
@@ -24,8 +24,6 @@ use crate::{DType, Error, Result, Runtime, Tensor};
 
 /// Share of a batch's statistics that goes into the running ones: PyTorch's.
 const STATISTICS_MOMENTUM: f32 = 0.1;
-/// Bytes of images that are kept on the device; larger sets are sent batch by batch.
-const RESIDENT_BYTES: usize = 1 << 30;
 
 /// Everything that fixes a run of `classify train`; a resumed run must have it in common with the first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -272,10 +270,10 @@ impl TrainRun {
         let weights = initial(&self.spec, recipe.seed)?;
         let model = Model::new(runtime, &self.spec, &weights)?;
         let (trained, buffers) = plan.params.for_arenas(&weights);
+        let start = Start { trained, buffers, kept: Vec::new() };
         let config_value = value(&self.settled)?;
         let n = self.train.len();
-        let mut trainer =
-            Trainer::new(runtime, recipe, config_value, (trained, buffers), n, self.folder(), self.resumed)?;
+        let mut trainer = Trainer::new(runtime, recipe, config_value, start, n, self.folder(), self.resumed)?;
         if self.resumed && !quiet {
             eprintln!("going on behind step {} of {}", trainer.step(), trainer.n_steps());
         }
@@ -303,14 +301,17 @@ impl TrainRun {
             let losses = softmax::cross_entropy(&logits, &labels, *label_smoothing as f32)?;
             reduce::mean_all(&losses)
         };
-        let mut feed = |items: &[u32]| pixels.send(items);
+        let mut feed = |_, items: &[u32]| pixels.send(items);
         let activation_bytes = plan.summary([self.train.height, self.train.width])?.activation_bytes;
         let batch = usual_batch(runtime, activation_bytes).min(self.test.len());
         let score = |model: &Model, quiet: bool| {
             let mut logits = |images: &Tensor| model.forward(&from_bytes(images, &scale, &shift, DType::F32)?);
             judge(runtime, &self.test, batch, quiet, &mut logits).map(|(score, _)| score)
         };
-        let mut evaluate = |_| score(&judged, true).map(|score| score.percent(score.top1));
+        let mut evaluate = |_| {
+            let score = score(&judged, true)?;
+            Ok(Map::from_iter([("top1".to_string(), score.percent(score.top1).into())]))
+        };
         let done = trainer.step();
         let (mut metrics, before) = Metrics::go_on(self.folder(), if self.resumed { done } else { 0 })?;
         let mut outcome = trainer.run(&config.train, &mut metrics, quiet, &mut feed, &mut loss, &mut evaluate)?;
@@ -386,7 +387,9 @@ impl TrainRun {
             page.heading("Accuracy");
             let mut lines = Lines::new("step", "top-1 of the test images, %");
             let last = report.top1.map(|top1| (outcome.steps, top1));
-            let points = outcome.evaluations.iter().copied().chain(last);
+            let judged =
+                outcome.evaluations.iter().filter_map(|(step, figures)| Some((*step, figures.get("top1")?.as_f64()?)));
+            let points = judged.chain(last);
             lines.line("top-1", points.map(|(step, top1)| (step as f64, top1)));
             page.lines(&lines);
         }
@@ -470,6 +473,7 @@ fn usual_recipe(spec: &ModelSpec, n: usize, flags: &TrainFlags) -> Recipe {
         decay: 1e-4,
         clip: None,
         ema: None,
+        ema_course: EmaCourse::Constant,
         precision: Precision::F32,
         seed: 0,
     };
@@ -495,7 +499,9 @@ fn splice(outcome: &mut Outcome, before: &[Value]) {
     if outcome.loss_last.is_nan() {
         outcome.loss_last = outcome.losses.last().map_or(f64::NAN, |(_, loss)| *loss);
     }
-    outcome.evaluations = read("top1").into_iter().chain(outcome.evaluations.iter().copied()).collect();
+    let judged = before.iter().filter(|line| line.get("top1").is_some());
+    let judged = judged.filter_map(|line| Some((line.get("step")?.as_u64()?, line.as_object()?.clone())));
+    outcome.evaluations = judged.chain(outcome.evaluations.iter().cloned()).collect();
 }
 
 impl fmt::Display for TrainReport {

@@ -8,6 +8,7 @@
 mod feed;
 mod flags;
 mod order;
+mod pixels;
 mod recipe;
 mod signals;
 mod state;
@@ -16,7 +17,8 @@ mod trainer;
 pub use feed::Batch;
 pub use flags::TrainFlags;
 pub use order::Order;
-pub use recipe::Recipe;
+pub(crate) use pixels::{Pixels, RESIDENT_BYTES, scale_shift};
 pub(crate) use recipe::same_config;
+pub use recipe::{EmaCourse, Recipe};
 pub use state::State;
-pub use trainer::{Outcome, Trainer};
+pub use trainer::{Outcome, Start, Trainer};

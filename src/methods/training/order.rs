@@ -25,6 +25,12 @@ impl Order {
         (self.n as usize / self.batch).max(1) as u64
     }
 
+    /// The epoch that a step is in, both from 0.
+    #[must_use]
+    pub fn epoch(&self, step: u64) -> u64 {
+        step / self.steps_per_epoch()
+    }
+
     /// The items of a step, counted from 0 over all epochs: a function of the seed and the step alone.
     pub fn items(&mut self, step: u64) -> &[u32] {
         let (epoch, place) = (step / self.steps_per_epoch(), (step % self.steps_per_epoch()) as usize);

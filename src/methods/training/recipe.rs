@@ -30,10 +30,38 @@ pub struct Recipe {
     pub clip: Option<f64>,
     /// Momentum of the average of the weights that is kept beside them.
     pub ema: Option<f64>,
+    /// How that momentum goes on.
+    #[serde(default)]
+    pub ema_course: EmaCourse,
     /// The type of activations and their gradients, and of weights as ops read them.
     pub precision: Precision,
     /// Seed of everything random.
     pub seed: u64,
+}
+
+/// The momentum of an average over a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EmaCourse {
+    /// As it is.
+    #[default]
+    Constant,
+    /// Half a cosine from its value to 1, as in BYOL (Grill et al. 2020, arXiv 2006.07733).
+    Cosine,
+}
+
+impl EmaCourse {
+    /// The momentum of step `step`, from 0, of `n_steps`.
+    #[must_use]
+    pub fn momentum(self, base: f64, step: u64, n_steps: u64) -> f64 {
+        match self {
+            Self::Constant => base,
+            Self::Cosine => {
+                let share = step as f64 / n_steps.max(1) as f64;
+                1.0 - (1.0 - base) * ((std::f64::consts::PI * share).cos() + 1.0) / 2.0
+            }
+        }
+    }
 }
 
 impl Recipe {
@@ -85,6 +113,7 @@ impl Recipe {
             decay: flags.decay.unwrap_or(usual.decay),
             clip: flags.clip.or(usual.clip),
             ema: flags.ema.or(usual.ema),
+            ema_course: usual.ema_course,
             precision: flags.precision.unwrap_or(usual.precision),
             seed: usual.seed,
         })

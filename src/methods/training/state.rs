@@ -6,9 +6,9 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::recipe::same_config;
-use crate::nn::{Checkpoint, ParamKind, ParamList, Weights};
+use crate::nn::{Checkpoint, ParamKind, ParamList, RawTensor, Weights};
 use crate::ops::optim::ScaleState;
-use crate::{Error, Result};
+use crate::{DType, Error, Result};
 
 const KIND: &str = "leanvision training checkpoint";
 /// Changes when the meaning of a checkpoint does.
@@ -22,7 +22,12 @@ pub(super) struct Layout {
     pub(super) n_moments: usize,
     pub(super) has_average: bool,
     pub(super) has_scale: bool,
+    /// What the method keeps besides: names, types and shapes.
+    pub(super) kept: Vec<(String, DType, Vec<usize>)>,
 }
+
+/// What stands in front of the names of kept tensors.
+const KEPT: &str = "kept/";
 
 impl Layout {
     /// The tensors of the file in order. They are stored as they lie on the device.
@@ -65,6 +70,8 @@ pub struct State {
     pub buffers: Vec<Vec<f32>>,
     /// The loss scale of mixed precision.
     pub scale: Option<ScaleState>,
+    /// What the method keeps besides, such as a memory bank.
+    pub kept: Vec<RawTensor>,
 }
 
 impl State {
@@ -94,7 +101,9 @@ impl State {
         let groups = [self.weights].into_iter().chain(self.moments).chain(self.average).chain([self.buffers]);
         let groups = groups.chain(self.scale.map(|scale| vec![scale.to_array().to_vec()]));
         let list = layout.params();
-        Weights::new(&list, groups.flatten().collect())?.save(path, &list, &metadata)
+        let named = |raw: RawTensor| RawTensor { name: format!("{KEPT}{}", raw.name), ..raw };
+        let kept: Vec<RawTensor> = self.kept.into_iter().map(named).collect();
+        Weights::new(&list, groups.flatten().collect())?.save_with(path, &list, &kept, &metadata)
     }
 
     /// Reads it back, if it belongs to a run with this layout and configuration.
@@ -103,9 +112,14 @@ impl State {
     /// [`Error::File`] for a file that is none of ours, of another version, truncated or with other tensors;
     /// [`Error::Input`] with every setting that differs.
     pub(super) fn read(path: &Path, layout: &Layout, config: &Value) -> Result<Self> {
-        let checkpoint = Checkpoint::read(path)?;
+        let mut checkpoint = Checkpoint::read(path)?;
         let (there, head) = head(path, checkpoint.header().metadata())?;
         same_config(&path.display().to_string(), &there, config)?;
+        let kept = checkpoint.take_raw(KEPT);
+        let found: Vec<_> = kept.iter().map(|raw| (raw.name.clone(), raw.dtype, raw.shape.clone())).collect();
+        if found != layout.kept {
+            return Err(Error::file(path, format!("keeps {found:?}, where this run keeps {:?}", layout.kept)));
+        }
         let mut values = checkpoint.load(&layout.params(), "this run")?.into_inner().into_iter();
         let mut group = |n: usize| values.by_ref().take(n).collect::<Vec<_>>();
         let n = layout.trained.len();
@@ -118,6 +132,7 @@ impl State {
             average: layout.has_average.then(|| group(n)),
             buffers: group(layout.buffers.len()),
             scale: group(usize::from(layout.has_scale)).first().and_then(|values| ScaleState::from_slice(values)),
+            kept,
         };
         if layout.has_scale && state.scale.is_none() {
             return Err(Error::file(path, "a checkpoint whose loss scale is damaged"));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use cpu_time::ThreadTime;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::feed::{Batch, Feed};
 use super::flags::TrainFlags;
@@ -14,7 +14,7 @@ use super::order::Order;
 use super::recipe::Recipe;
 use super::signals::Signals;
 use super::state::{Layout, State};
-use crate::nn::{Arena, Average, HalfCopy, NamedParam, Optimizer, Precision};
+use crate::nn::{Arena, Average, HalfCopy, NamedParam, Optimizer, Precision, RawTensor};
 use crate::ops::elementwise::affine;
 use crate::ops::optim::{LossScale, ScaleState};
 use crate::report::{Metrics, Progress, number};
@@ -31,10 +31,23 @@ const MAX_PENDING: u64 = 64;
 /// some 2^-7.
 const LEAST_SCALE: f32 = 1.0 / (1 << 20) as f32;
 
-/// Sends what a step needs besides its items.
-type FeedFn<'a> = &'a mut dyn FnMut(&[u32]) -> Result<()>;
+/// Sends what a step, from 0, needs besides its items.
+type FeedFn<'a> = &'a mut dyn FnMut(u64, &[u32]) -> Result<()>;
 /// The mean loss of a micro-batch.
 type LossFn<'a> = &'a mut dyn FnMut(&Batch) -> Result<Tensor>;
+/// Figures by name of what is trained, as it stands behind so many steps.
+type EvaluateFn<'a> = &'a mut dyn FnMut(u64) -> Result<Map<String, Value>>;
+
+/// What a run starts from.
+#[derive(Debug, Clone, Default)]
+pub struct Start {
+    /// What is trained.
+    pub trained: Vec<NamedParam>,
+    /// What is kept beside it in f32 and a loss may update in place, such as running statistics.
+    pub buffers: Vec<NamedParam>,
+    /// Tensors of the method's own that a loss updates in place, such as a memory bank; a checkpoint holds them as they are.
+    pub kept: Vec<(String, Tensor)>,
+}
 
 /// What a call of [`Trainer::run`] came to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -62,9 +75,9 @@ pub struct Outcome {
     /// Losses over steps, as they stand in `metrics.jsonl`, those before a resume included.
     #[serde(skip)]
     pub losses: Vec<(u64, f64)>,
-    /// Evaluations over steps.
+    /// Figures by name over steps, as they stand in `metrics.jsonl`.
     #[serde(skip)]
-    pub evaluations: Vec<(u64, f64)>,
+    pub evaluations: Vec<(u64, Map<String, Value>)>,
 }
 
 /// Everything of a training run that changes from step to step.
@@ -81,6 +94,9 @@ pub struct Trainer {
     buffers: Arena,
     optimizer: Optimizer,
     average: Option<Average>,
+    /// The average as ops read it under mixed precision.
+    average_half: Option<HalfCopy>,
+    kept: Vec<(String, Tensor)>,
     order: Order,
     feed: Feed,
     gradients: Repeated<Tensor>,
@@ -100,11 +116,12 @@ impl Trainer {
         runtime: &Runtime,
         recipe: &Recipe,
         config: Value,
-        (mut trained, mut buffers): (Vec<NamedParam>, Vec<NamedParam>),
+        start: Start,
         n: usize,
         folder: Option<&Path>,
         resume: bool,
     ) -> Result<Self> {
+        let Start { mut trained, mut buffers, kept } = start;
         let names = |params: &[NamedParam]| params.iter().map(|(name, p)| (name.clone(), p.shape.clone())).collect();
         let layout = Layout {
             trained: names(&trained),
@@ -112,6 +129,7 @@ impl Trainer {
             n_moments: recipe.rule.n_moments(),
             has_average: recipe.ema.is_some(),
             has_scale: recipe.precision == Precision::F16,
+            kept: kept.iter().map(|(name, t)| (name.clone(), t.dtype(), t.shape().to_vec())).collect(),
         };
         if let Some(folder) = folder.filter(|_| resume) {
             crate::files::remove_leftovers(folder, CHECKPOINT);
@@ -121,6 +139,9 @@ impl Trainer {
         if let Some(state) = &state {
             for (params, values) in [(&mut trained, &state.weights), (&mut buffers, &state.buffers)] {
                 params.iter_mut().zip(values).for_each(|((_, param), values)| param.values.clone_from(values));
+            }
+            for ((_, tensor), raw) in kept.iter().zip(&state.kept) {
+                tensor.write_bytes(&raw.bytes)?;
             }
         }
         let params = |named: Vec<NamedParam>| named.into_iter().map(|(_, param)| param).collect::<Vec<_>>();
@@ -136,25 +157,29 @@ impl Trainer {
                 Some(scale) => LossScale::resume(runtime, scale)?,
                 None => LossScale::new(runtime)?,
             };
-            (optimizer.scaled(scale), Some(HalfCopy::new(&arena)?))
+            (optimizer.scaled(scale), Some(HalfCopy::new(&arena.values())?))
         } else {
             (optimizer, None)
         };
         let leaves = match &half {
-            Some(half) => half.tensors(&arena)?,
+            Some(half) => half.tensors(&arena, &arena.values())?,
             None => arena.tensors()?,
         };
-        let average = recipe.ema.map(|momentum| {
+        let average = recipe.ema.map(|_| {
             let values: Vec<Vec<f32>> = trained.iter().map(|param| param.values.clone()).collect();
             let init = state.as_ref().and_then(|state| state.average.clone()).unwrap_or(values);
-            Average::new(&arena, momentum, &init)
+            Average::new(&arena, &init)
         });
+        let average = average.transpose()?;
+        let average_half = average.as_ref().zip(half.as_ref()).map(|(average, _)| HalfCopy::new(average.flats()));
         Ok(Self {
             leaves: leaves.iter().map(Tensor::require_grad).collect::<Result<_>>()?,
             half,
             buffers: Arena::new(runtime, &buffers, false)?,
             optimizer,
-            average: average.transpose()?,
+            average,
+            average_half: average_half.transpose()?,
+            kept,
             order: Order::new(n as u32, recipe.batch, recipe.seed),
             feed: Feed::new(runtime, recipe)?,
             gradients: Repeated::default(),
@@ -201,6 +226,24 @@ impl Trainer {
         self.average.as_ref().map(|average| self.arena.views(average.flats())).transpose()
     }
 
+    /// The average of the parameters as a loss reads it, in the precision of [`Trainer::leaves`]: the target network of
+    /// methods that have one. It sees every step.
+    ///
+    /// # Errors
+    /// As [`Arena::views`].
+    pub fn target(&self) -> Result<Option<Vec<Tensor>>> {
+        match (&self.average, &self.average_half) {
+            (Some(average), Some(half)) => half.tensors(&self.arena, average.flats()).map(Some),
+            _ => self.average(),
+        }
+    }
+
+    /// Steps of an epoch.
+    #[must_use]
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.order.steps_per_epoch()
+    }
+
     /// Steps done.
     #[must_use]
     pub fn step(&self) -> u64 {
@@ -214,11 +257,11 @@ impl Trainer {
     }
 
     /// Trains to the end of the recipe, or as far as `flags` say. `loss` gives the mean loss `[]` of a micro-batch;
-    /// `evaluate` a figure of the network as it stands.
+    /// `evaluate` figures of the network as it stands.
     ///
     /// `loss` is called for the first step and the second, whose work is then repeated ([`Runtime::record_plan`]): what
     /// changes from step to step must come from [`Batch`], or from tensors of the method's own, which `feed` writes before
-    /// each step; it is given the items of the whole batch.
+    /// each step; it is given the step and the items of the whole batch.
     ///
     /// # Errors
     /// [`Error::Interrupted`] after Ctrl-C or SIGTERM, when a checkpoint is written; [`Error::Failed`] if the loss is no
@@ -230,7 +273,7 @@ impl Trainer {
         quiet: bool,
         feed: FeedFn<'_>,
         loss: LossFn<'_>,
-        evaluate: &mut dyn FnMut(u64) -> Result<f64>,
+        evaluate: EvaluateFn<'_>,
     ) -> Result<Outcome> {
         // Another call may bring another loss.
         self.gradients = Repeated::default();
@@ -245,7 +288,7 @@ impl Trainer {
         metrics: &mut Metrics,
         quiet: bool,
         (feed, loss): (FeedFn<'_>, LossFn<'_>),
-        evaluate: &mut dyn FnMut(u64) -> Result<f64>,
+        evaluate: EvaluateFn<'_>,
     ) -> Result<Outcome> {
         let signals = Signals::watch();
         let start = Instant::now();
@@ -288,9 +331,11 @@ impl Trainer {
                 log.drain(0)?;
                 (self.loss_first, self.open) = (log.loss_first, log.open);
                 if evaluated && signal.is_none() {
-                    let figure = evaluate(self.step)?;
-                    log.metrics.log(&json!({ "step": self.step, "top1": figure }))?;
-                    evaluations.push((self.step, figure));
+                    let figures = evaluate(self.step)?;
+                    let mut line = Map::from_iter([("step".to_string(), self.step.into())]);
+                    line.extend(figures.clone());
+                    log.metrics.log(&line)?;
+                    evaluations.push((self.step, figures));
                 }
                 // Also without a folder the last state is looked at.
                 if self.folder.is_some() || done {
@@ -332,9 +377,10 @@ impl Trainer {
     /// learning rate.
     fn one_step(&mut self, feed: FeedFn<'_>, loss: LossFn<'_>) -> Result<(Tensor, f64)> {
         let recipe = &self.recipe;
+        let epoch = self.order.epoch(self.step);
         let items = self.order.items(self.step);
-        self.feed.write(self.step, items)?;
-        feed(items)?;
+        self.feed.write(self.step, epoch, items)?;
+        feed(self.step, items)?;
         let (arena, leaves, batches) = (&self.arena, &self.leaves, &self.feed.batches);
         let optimizer = &self.optimizer;
         let value = self.gradients.run(&self.runtime, || gradients(arena, optimizer, leaves, batches, loss))?;
@@ -345,10 +391,12 @@ impl Trainer {
         }
         let stepped = self.optimizer.step(&self.arena, lr)?;
         if let Some(average) = &self.average {
-            average.update(&self.arena, &stepped)?;
+            let momentum = recipe.ema_course.momentum(recipe.ema.unwrap_or(1.0), self.step, recipe.steps);
+            average.update(&self.arena, momentum, &stepped)?;
+            self.average_half.as_ref().map_or(Ok(()), |half| half.refresh(average.flats()))?;
         }
         if let Some(half) = &self.half {
-            half.refresh(&self.arena)?;
+            half.refresh(&self.arena.values())?;
         }
         Ok((value, lr))
     }
@@ -367,6 +415,7 @@ impl Trainer {
             average: self.average.as_ref().map(|average| self.arena.read(average.flats())).transpose()?,
             buffers: self.buffers.read(&self.buffers.values())?,
             scale: self.scale()?,
+            kept: self.kept.iter().map(raw).collect::<Result<_>>()?,
         })
     }
 
@@ -418,6 +467,11 @@ impl Trainer {
             _ => format!("{done}; nothing is saved without --out"),
         }
     }
+}
+
+fn raw((name, tensor): &(String, Tensor)) -> Result<RawTensor> {
+    let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
+    Ok(RawTensor { name: name.clone(), dtype, shape, bytes: tensor.to_bytes()? })
 }
 
 /// The gradients of all micro-batches, into the arena; answers the mean loss `[]`.

@@ -1,11 +1,14 @@
 //! Training images on the device.
 
+use super::{Batch, Recipe};
 use crate::data::ImageSet;
-use crate::methods::training::{Batch, Recipe};
 use crate::{DType, Result, Runtime, Tensor};
 
+/// Bytes of images that are kept on the device; larger sets are sent batch by batch.
+pub(crate) const RESIDENT_BYTES: usize = 1 << 30;
+
 /// Training images: on the device as a whole, or sent batch by batch where they are too many.
-pub(super) struct Pixels<'a> {
+pub(crate) struct Pixels<'a> {
     set: &'a ImageSet,
     /// u8 `[n, h, w, c]`: all images, or those of a step.
     images: Tensor,
@@ -22,7 +25,7 @@ struct Sent {
 
 impl<'a> Pixels<'a> {
     /// Sets of `most` bytes stay on the device as a whole.
-    pub(super) fn new(runtime: &Runtime, set: &'a ImageSet, recipe: &Recipe, most: usize) -> Result<Self> {
+    pub(crate) fn new(runtime: &Runtime, set: &'a ImageSet, recipe: &Recipe, most: usize) -> Result<Self> {
         let shape = |n: usize| [n, set.height, set.width, set.channels];
         if set.images.len() <= most.min(runtime.profile().limits.binding_bytes as usize) {
             return Ok(Self { set, images: Tensor::from_slice(runtime, &set.images, &shape(set.len()))?, sent: None });
@@ -37,7 +40,7 @@ impl<'a> Pixels<'a> {
     }
 
     /// Sends the images of a step, unless all are there.
-    pub(super) fn send(&self, items: &[u32]) -> Result<()> {
+    pub(crate) fn send(&self, items: &[u32]) -> Result<()> {
         let Some(Sent { bytes, .. }) = &self.sent else { return Ok(()) };
         let mut pixels: Vec<u8> = items.iter().filter_map(|&i| self.set.image(i as usize)).flatten().copied().collect();
         pixels.resize(bytes.len(), 0);
@@ -45,12 +48,21 @@ impl<'a> Pixels<'a> {
     }
 
     /// Images u8 `[n, h, w, c]` and which of them are wanted, u32 `[b]`.
-    pub(super) fn of(&self, batch: &Batch) -> Result<(Tensor, Tensor)> {
+    pub(crate) fn of(&self, batch: &Batch) -> Result<(Tensor, Tensor)> {
         match &self.sent {
             None => Ok((self.images.clone(), batch.items.clone())),
             Some(Sent { counted, .. }) => Ok((self.images.slice(0, batch.places.clone())?, counted.clone())),
         }
     }
+}
+
+/// Means and deviations `[c]` as `pixel * scale + shift` for bytes.
+pub(crate) fn scale_shift(runtime: &Runtime, (mean, std): &(Vec<f32>, Vec<f32>)) -> Result<(Tensor, Tensor)> {
+    let scale: Vec<f32> = std.iter().map(|std| (1.0 / (255.0 * f64::from(*std))) as f32).collect();
+    let shift: Vec<f32> =
+        mean.iter().zip(std).map(|(mean, std)| (-f64::from(*mean) / f64::from(*std)) as f32).collect();
+    let upload = |values: &[f32]| Tensor::from_slice(runtime, values, &[values.len()]);
+    Ok((upload(&scale)?, upload(&shift)?))
 }
 
 #[cfg(test)]
@@ -88,6 +100,7 @@ mod tests {
             decay: 0.0,
             clip: None,
             ema: None,
+            ema_course: crate::methods::training::EmaCourse::Constant,
             precision: Precision::F32,
             seed: 0,
         };
@@ -99,6 +112,7 @@ mod tests {
                 let batch = Batch {
                     items: Tensor::from_slice(&runtime, &items[places.clone()], &[3]).unwrap(),
                     draw: Tensor::from_slice(&runtime, &[0_u32], &[1]).unwrap(),
+                    epoch: Tensor::from_slice(&runtime, &[0_u32], &[1]).unwrap(),
                     places: places.clone(),
                 };
                 let picked = |pixels: &Pixels<'_>| {
