@@ -9,13 +9,15 @@ const NO_ROW = 0xffffffffu;
 // Lane l of a query's 2^lanes_log2 takes `rounds` vec4 of the chunk, `round_step` apart, from l * `lane_step` on.
 struct SearchParams {
     n_queries: u32, n: u32, first: u32, has_tags: u32,                     // rows of the chunk, the first's number
+    has_rows: u32, n_pool: u32,                                            // a row at n_pool or past it counts for nobody
     lanes_log2: u32, lane_step: u32, round_step: u32, rounds: u32, goes_on: u32,
 }
 @group(0) @binding(0) var<storage, read> search_x: array<vec4<f32>>;       // [n_queries, n], n a multiple of 4
 @group(0) @binding(1) var<storage, read> search_tags: array<u32>;          // [n_queries], or anything
 @group(0) @binding(2) var<storage, read> search_bank_tags: array<u32>;     // of the whole bank, or anything
-@group(0) @binding(3) var<storage, read_write> search_keys: array<vec4<u32>>;   // [n_queries, lanes, TOP_NODES]
-@group(0) @binding(4) var<storage, read_write> search_ids: array<vec4<u32>>;    // [n_queries, lanes, TOP_NODES]
+@group(0) @binding(3) var<storage, read> search_rows: array<u32>;          // of the whole bank, or anything
+@group(0) @binding(4) var<storage, read_write> search_keys: array<vec4<u32>>;   // [n_queries, lanes, TOP_NODES]
+@group(0) @binding(5) var<storage, read_write> search_ids: array<vec4<u32>>;    // [n_queries, lanes, TOP_NODES]
 var<immediate> search_params: SearchParams;
 
 fn load_node(lane: u32, list: ptr<function, TopList>, node: u32) {
@@ -66,6 +68,10 @@ fn bank_search_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgro
         if tag != NO_ROW && max(max(keys.x, keys.y), max(keys.z, keys.w)) > top_worst(&list) {
             let tags = vec4<u32>(search_bank_tags[ids.x], search_bank_tags[ids.y], search_bank_tags[ids.z], search_bank_tags[ids.w]);
             keys = select(vec4<u32>(0u), keys, tags == vec4<u32>(tag));
+        }
+        if p.has_rows == 1u && max(max(keys.x, keys.y), max(keys.z, keys.w)) > top_worst(&list) {
+            let rows = vec4<u32>(search_rows[ids.x], search_rows[ids.y], search_rows[ids.z], search_rows[ids.w]);
+            keys = select(vec4<u32>(0u), keys, rows < vec4<u32>(p.n_pool));
         }
         top_offer4(&list, keys, ids, false);
     }

@@ -5,6 +5,7 @@
 
 pub mod attention;
 pub mod augment;
+pub mod bank;
 pub mod conv;
 pub mod elementwise;
 pub mod gather;

@@ -8,7 +8,7 @@ use leanvision::reference::Array;
 use leanvision::{DType, Error, Runtime, Tensor};
 
 /// Rows of unit length, and the host's copy as the device has them.
-fn rows(runtime: &Runtime, n: usize, d: usize, seed: u64, dtype: DType) -> (Tensor, Array) {
+pub(super) fn rows(runtime: &Runtime, n: usize, d: usize, seed: u64, dtype: DType) -> (Tensor, Array) {
     let mut host = values(&[n, d], &(-1.0..1.0), DType::F32, seed);
     for row in host.data.chunks_exact_mut(d.max(1)) {
         let norm = row.iter().map(|v| v * v).sum::<f64>().sqrt();
@@ -20,7 +20,7 @@ fn rows(runtime: &Runtime, n: usize, d: usize, seed: u64, dtype: DType) -> (Tens
 }
 
 /// The best `k` of each query, by brute force: numbers and products, [`NONE`] where fewer count.
-fn best(q: &Array, bank: &Array, k: usize, counts: impl Fn(usize, usize) -> bool) -> Vec<Vec<(u32, f64)>> {
+pub(super) fn best(q: &Array, bank: &Array, k: usize, counts: impl Fn(usize, usize) -> bool) -> Vec<Vec<(u32, f64)>> {
     let d = q.shape[1];
     let of_query = |(i, query): (usize, &[f64])| {
         let products = bank.data.chunks_exact(d).map(|row| row.iter().zip(query).map(|(a, b)| a * b).sum::<f64>());
@@ -36,7 +36,7 @@ fn best(q: &Array, bank: &Array, k: usize, counts: impl Fn(usize, usize) -> bool
 /// Products that are this close count as equal: sums of up to 512 products of f32.
 const CLOSE: f64 = 2e-6;
 
-fn same(got: &(Tensor, Tensor), want: &[Vec<(u32, f64)>], what: &str) {
+pub(super) fn same(got: &(Tensor, Tensor), want: &[Vec<(u32, f64)>], what: &str) {
     let (values, ids) = (got.0.to_vec::<f32>().unwrap(), got.1.to_vec::<u32>().unwrap());
     for (i, want) in want.iter().enumerate() {
         let k = want.len();

@@ -184,8 +184,30 @@ fn banks(runtime: &Runtime) -> Result<()> {
         bank::mean_rows(&rows, &found)?;
     }
     bank::nearest(&q, &rows, 5, None)?;
+    bank::nearest_among(&q, &rows.slice(0, 0..67)?, &bank_tags, 6, None)?;
+    ring(runtime)?;
     let halves = e::cast(&rows, DType::F16);
     fits(halves.and_then(|rows| bank::mean_rows(&rows, &words(runtime, 6)?.reshape(&[3, 2])?))).map(drop)
+}
+
+/// Batches of 13 rows into a ring of five.
+fn ring(runtime: &Runtime) -> Result<()> {
+    let step = Tensor::from_slice(runtime, &[7_u32], &[1])?;
+    // No id twice, the last ones past the pool.
+    let ids = Tensor::from_slice(runtime, &(0..13).map(|i| 6 * i).collect::<Vec<u32>>(), &[13])?;
+    let totals = words(runtime, 8)?;
+    let rows = floats(runtime, &[13, 12])?;
+    for dtype in [DType::F32, DType::F16] {
+        let Some(bank) = fits(noise(runtime, &[65, 12], dtype))? else { continue };
+        bank::enqueue(&bank, &rows, &step)?;
+        bank::store_rows(&bank, &rows, &ids)?;
+    }
+    // Two workgroups of queries.
+    let (tags, many) = (words(runtime, 150)?, words(runtime, 75)?);
+    bank::mark(&tags, &many, &step)?;
+    let found = words(runtime, 225)?.reshape(&[75, 3])?;
+    bank::tally(&found, &tags, &many, &words(runtime, 61)?, &step, &totals)?;
+    bank::random_unit(runtime, [5, 8], DType::F32, random::Key::new(1, 2, 3)).map(drop)
 }
 
 fn convolution(runtime: &Runtime) -> Result<()> {
