@@ -1,4 +1,4 @@
-//! Input data: labelled image sets from files, folders or drawn on the spot, and how pixels are normalised.
+//! Input data: image sets from files, folders or drawn on the spot, and how pixels are normalised.
 
 pub mod images;
 pub mod normalize;
@@ -8,7 +8,7 @@ pub mod shapes;
 
 use std::path::Path;
 
-pub use images::{ImageSet, Picture, Split, Wanted, load, read_image};
+pub use images::{ImageSet, Picture, Split, Wanted, load, load_unlabelled, read_image};
 pub use normalize::Normalize;
 pub use shapes::shapes;
 
@@ -26,9 +26,19 @@ use crate::{Error, Result};
 /// # Errors
 /// [`Error::File`] for a path that is missing, unreadable, broken or of no known kind; [`Error::Input`] for `n` = 0 or `side` = 0.
 pub fn open(data: &str, wanted: &Wanted) -> Result<ImageSet> {
-    if data != "shapes" {
-        return load(Path::new(data), wanted);
-    }
+    if data == "shapes" { draw(wanted) } else { load(Path::new(data), wanted) }
+}
+
+/// As [`open`], for images to learn from without their classes: see [`load_unlabelled`].
+///
+/// # Errors
+/// As [`open`].
+pub fn open_unlabelled(data: &str, wanted: &Wanted) -> Result<ImageSet> {
+    if data == "shapes" { draw(wanted) } else { load_unlabelled(Path::new(data), wanted) }
+}
+
+/// The procedural set.
+fn draw(wanted: &Wanted) -> Result<ImageSet> {
     wanted.check()?;
     let n = wanted.n.unwrap_or(match wanted.split {
         Split::Train => shapes::N_TRAIN,

@@ -50,6 +50,7 @@ pub fn shapes(n: usize, seed: u64, split: Split) -> ImageSet {
         labels: (0..n).map(|i| (i % CLASSES.len()) as u32).collect(),
         class_names: CLASSES.iter().map(|name| (*name).to_string()).collect(),
         n_classes: CLASSES.len(),
+        skipped: Vec::new(),
         name: "shapes".to_string(),
         source: format!("shapes, seed {seed}: {} {} images", grouped(n as u64), split.noun()),
     }

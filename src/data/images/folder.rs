@@ -3,9 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
-
-use super::{ImageSet, Listing, Split, Wanted, cifar, counted, file_name, grouped, picture, read_image, too_large};
+use super::pictures::{find, left_out, read_all};
+use super::{ImageSet, Listing, Split, Wanted, cifar, counted, file_name, grouped, picture};
 use crate::{Error, Result};
 
 const TRAIN_NAMES: [&str; 1] = ["train"];
@@ -96,71 +95,52 @@ pub(super) fn load(path: &Path, layout: &Layout, wanted: &Wanted) -> Result<Imag
         }
     }
 
-    let files = in_turns(&pictures, wanted.n.unwrap_or(usize::MAX));
-    let n = files.len();
-    let (images, height, width) = read_all(root, &files, wanted.side)?;
-    let labels = files.iter().map(|&(class, _)| class).collect();
-    let other = if n_other == 0 { String::new() } else { format!(", {} left out", counted(n_other, "other file")) };
+    let (labels, files): (Vec<u32>, Vec<&Path>) = in_turns(&pictures).unzip();
+    if files.is_empty() {
+        return Err(Error::file(root, "no class folder with pictures"));
+    }
+    let pictures = read_all(root, &files, wanted)?;
+    let labels: Vec<u32> = pictures.kept.iter().map(|&i| labels[i]).collect();
+    let left_out = left_out(n_other, pictures.skipped.len());
     let noun = if half.is_empty() { String::new() } else { format!("{} ", wanted.split.noun()) };
-    let source =
-        format!("{half}{} {noun}images in {}{other}", grouped(n as u64), counted(class_names.len(), "class folder"));
+    let (n, classes) = (grouped(labels.len() as u64), counted(class_names.len(), "class folder"));
+    let source = format!("{half}{n} {noun}images in {classes}{left_out}");
     let name = fs::canonicalize(path).map_or_else(|_| file_name(path), |path| file_name(&path));
-    ImageSet::new(&name, &source, [height, width, 3], images, labels, class_names)
+    let size = [pictures.height, pictures.width, 3];
+    let set = ImageSet::new(&name, &source, size, pictures.rgb, labels, class_names)?;
+    Ok(ImageSet { skipped: pictures.skipped, ..set })
+}
+
+/// Whether [`load`] takes every picture in the folder, or in the half that is wanted.
+pub(super) fn keeps_all(path: &Path, layout: &Layout, split: Split) -> Result<bool> {
+    let root = match layout {
+        Layout::Flat => path,
+        // A half that is not there is refused by name.
+        Layout::Halves { train, test } => match if split == Split::Train { train } else { test } {
+            Some(root) => root,
+            None => return Ok(true),
+        },
+    };
+    let classes = class_names(root)?;
+    let mut n_taken = 0;
+    for name in &classes {
+        let n = Listing::read(&root.join(name))?.files.iter().filter(|name| is_class_picture(name)).count();
+        if n == 0 {
+            return Ok(false);
+        }
+        n_taken += n;
+    }
+    Ok(find(root)?.0.len() == n_taken)
 }
 
 fn class_names(root: &Path) -> Result<Vec<String>> {
     Ok(Listing::read(root)?.folders)
 }
 
-/// The first picture of each class, then the second of each, up to `n`.
-fn in_turns(pictures: &[Vec<PathBuf>], n: usize) -> Vec<(u32, &Path)> {
+/// The first picture of each class, then the second of each.
+fn in_turns(pictures: &[Vec<PathBuf>]) -> impl Iterator<Item = (u32, &Path)> {
     let rounds = pictures.iter().map(Vec::len).max().unwrap_or(0);
-    (0..rounds)
-        .flat_map(|i| {
-            pictures.iter().zip(0u32..).filter_map(move |(class, label)| Some((label, class.get(i)?.as_path())))
-        })
-        .take(n)
-        .collect()
-}
-
-/// Pixels `[n, height, width, 3]` with height and width.
-fn read_all(root: &Path, files: &[(u32, &Path)], side: Option<usize>) -> Result<(Vec<u8>, usize, usize)> {
-    let Some(&(_, first)) = files.first() else { return Err(Error::file(root, "no class folder with pictures")) };
-    let (height, width) = match side {
-        Some(side) => (side, side),
-        None => read_image(first).map(|picture| (picture.height, picture.width))?,
-    };
-    let n_bytes = height as u128 * width as u128 * 3;
-    if n_bytes * files.len() as u128 > u128::from(super::MAX_SET_BYTES) {
-        let n = grouped(files.len() as u64);
-        return Err(too_large(
-            root,
-            format!("{n} images of {height} x {width} x 3 are {}", n_bytes * files.len() as u128),
-        ));
-    }
-    let mut images = vec![0; n_bytes as usize * files.len()];
-    let outcomes: Vec<Result<()>> = images
-        .par_chunks_exact_mut(n_bytes as usize)
-        .zip(files)
-        .map(|(pixels, &(_, path))| {
-            let mut picture = read_image(path)?;
-            if let Some(side) = side {
-                picture = picture.fit(side)?;
-            }
-            if (picture.height, picture.width) != (height, width) {
-                let message = format!(
-                    "{}x{} pixels, and {} has {width}x{height}: give one size for all",
-                    picture.width,
-                    picture.height,
-                    first.display()
-                );
-                return Err(Error::file(path, message));
-            }
-            pixels.copy_from_slice(&picture.rgb);
-            Ok(())
-        })
-        .collect();
-    // The first error in the order of the files, whichever thread came first.
-    outcomes.into_iter().collect::<Result<()>>()?;
-    Ok((images, height, width))
+    (0..rounds).flat_map(move |i| {
+        pictures.iter().zip(0u32..).filter_map(move |(class, label)| Some((label, class.get(i)?.as_path())))
+    })
 }

@@ -1,13 +1,15 @@
-//! Labelled image sets held whole in memory, recognised by what a file or folder holds.
+//! Image sets held whole in memory, with classes or without, recognised by what a file or folder holds.
 
 mod cifar;
 mod folder;
 mod idx;
 mod names;
 mod picture;
+mod pictures;
 mod set;
 #[cfg(test)]
 mod tests;
+mod unlabelled;
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -16,6 +18,7 @@ use std::path::{Path, PathBuf};
 pub use names::CIFAR_10;
 pub use picture::{Picture, read_image};
 pub use set::ImageSet;
+pub use unlabelled::load_unlabelled;
 
 use crate::{Error, Result};
 
@@ -56,13 +59,15 @@ pub struct Wanted {
     pub side: Option<usize>,
     /// Seed of `shapes`.
     pub seed: u64,
+    /// Whether pictures of a folder that cannot be read are left out ([`ImageSet::skipped`] names them); else they are an error.
+    pub skip_bad: bool,
 }
 
 impl Wanted {
-    /// All images of `split` in their own size; seed 0.
+    /// All images of `split` in their own size; seed 0; every picture readable.
     #[must_use]
     pub fn new(split: Split) -> Self {
-        Self { split, n: None, side: None, seed: 0 }
+        Self { split, n: None, side: None, seed: 0, skip_bad: false }
     }
 
     pub(super) fn check(&self) -> Result<()> {

@@ -3,7 +3,7 @@
 use super::grouped;
 use crate::{Error, Result};
 
-/// Labelled images of one size, 8 bits a channel.
+/// Images of one size, 8 bits a channel, with classes or without.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageSet {
     /// Pixels, `[n, height, width, channels]`, 0..=255.
@@ -14,20 +14,23 @@ pub struct ImageSet {
     pub width: usize,
     /// 1 (grey) or 3 (red, green, blue).
     pub channels: usize,
-    /// Class of each image, `[n]`, each under `n_classes`.
+    /// Class of each image, `[n]`, each under `n_classes`; all 0 where there are no classes.
     pub labels: Vec<u32>,
     /// Name of each class, `[n_classes]`.
     pub class_names: Vec<String>,
-    /// Number of classes, whether or not an image of each is here.
+    /// Number of classes, whether or not an image of each is here; 0 for a set without classes.
     pub n_classes: usize,
     /// What the set is called, such as `cifar-10`.
     pub name: String,
     /// What was found, for the reader of a log: `data_batch_1 and 4 sheets: 50,000 training images`.
     pub source: String,
+    /// Files that could not be read and were left out ([`super::Wanted::skip_bad`]), each with the reason.
+    pub skipped: Vec<String>,
 }
 
 impl ImageSet {
-    /// A set from `[n, height, width, channels]` pixels, `[n]` labels and the names of all classes.
+    /// A set from `[n, height, width, channels]` pixels, `[n]` labels and the names of all classes; without names it has no
+    /// classes, and all labels are 0.
     ///
     /// # Errors
     /// [`Error::Input`] if sizes do not go together, there is no pixel, the channels are neither 1 nor 3, or a label names no class.
@@ -52,7 +55,8 @@ impl ImageSet {
                 labels.len()
             ));
         }
-        if let Some((i, label)) = labels.iter().enumerate().find(|&(_, &label)| label as usize >= class_names.len()) {
+        let n_labels = class_names.len().max(1);
+        if let Some((i, label)) = labels.iter().enumerate().find(|&(_, &label)| label as usize >= n_labels) {
             return wrong(format!("image {i} has label {label}, and there are {} classes", class_names.len()));
         }
         Ok(Self {
@@ -65,7 +69,25 @@ impl ImageSet {
             class_names,
             name: name.to_string(),
             source: source.to_string(),
+            skipped: Vec::new(),
         })
+    }
+
+    /// Whether the images have classes.
+    #[must_use]
+    pub fn is_labelled(&self) -> bool {
+        self.n_classes > 0
+    }
+
+    /// Finds out whether the images have classes, which `what` needs.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if they have none.
+    pub fn need_labels(&self, what: &str) -> Result<()> {
+        if self.is_labelled() {
+            return Ok(());
+        }
+        Err(Error::Input(format!("{}: images without classes ({}), and {what} needs classes", self.name, self.source)))
     }
 
     /// Number of images.
@@ -97,7 +119,9 @@ impl ImageSet {
     #[must_use]
     pub fn class_counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.n_classes];
-        self.labels.iter().for_each(|&label| counts[label as usize] += 1);
+        if self.is_labelled() {
+            self.labels.iter().for_each(|&label| counts[label as usize] += 1);
+        }
         counts
     }
 

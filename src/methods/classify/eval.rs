@@ -70,7 +70,7 @@ impl Evaluation {
         let spec = &network.spec;
         let side = config.side.map_or(spec.image(), |side| side as usize);
         let n = config.images.map(|n| n as usize);
-        let set = data::open(&config.data, &Wanted { split: Split::Test, n, side: Some(side), seed })?;
+        let set = data::open(&config.data, &Wanted { n, side: Some(side), seed, ..Wanted::new(Split::Test) })?;
         let wrong = |what: &str, has: usize, wants: usize| {
             Err(Error::Input(format!("{}: images of {has} {what}, {spec} takes {wants}", set.name)))
         };

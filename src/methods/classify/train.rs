@@ -130,7 +130,7 @@ impl TrainRun {
         let seed = before_ref.filter(|_| common.seed == 0).map_or(common.seed, |b| b.recipe.seed);
         let open = |split, n: Option<u32>| {
             let side = side.map_or(spec.image(), |side| side as usize);
-            data::open(&data, &Wanted { split, n: n.map(|n| n as usize), side: Some(side), seed })
+            data::open(&data, &Wanted { n: n.map(|n| n as usize), side: Some(side), seed, ..Wanted::new(split) })
         };
         let (train, test) = match own {
             Some(sets) => sets,
@@ -403,6 +403,7 @@ fn judgeable(train: &ImageSet, test: &ImageSet) -> Result<()> {
         if set.is_empty() {
             return Err(Error::Input(format!("{}: no image in it", set.name)));
         }
+        set.need_labels("supervised training")?;
     }
     let kind = |set: &ImageSet| (set.height, set.width, set.channels, set.n_classes);
     if kind(train) != kind(test) {

@@ -85,7 +85,7 @@ mod tests {
             Err(error) => panic!("{error}"),
         };
         // 27 bytes an image, so that a step of 6 fills no whole words.
-        let wanted = Wanted { split: Split::Train, n: Some(20), side: Some(32), seed: 1 };
+        let wanted = Wanted { n: Some(20), side: Some(32), seed: 1, ..Wanted::new(Split::Train) };
         let mut set = data::open("shapes", &wanted).unwrap();
         let n_bytes = set.height * set.width * set.channels;
         set.images = set.images.chunks_exact(n_bytes).flat_map(|image| image[n_bytes / 2..][..27].to_vec()).collect();

@@ -28,6 +28,8 @@ fn known_name() -> impl Strategy<Value = &'static str> {
         "data_batch_2.webp",
         "a/1.png",
         "a/1.jpg",
+        "1.png",
+        "unlabeled/1.webp",
         "readme",
     ])
 }
@@ -35,9 +37,13 @@ fn known_name() -> impl Strategy<Value = &'static str> {
 fn check_all(scratch: &Scratch, name: &str) {
     for split in [Split::Train, Split::Test] {
         for path in ["", name] {
-            match scratch.load(path, split) {
-                Ok(set) => assert_eq!(set.images.len(), set.len() * set.image_bytes()),
-                Err(error) => assert_eq!(error.to_string().lines().count(), 1, "{error}"),
+            let sets = [false, true]
+                .map(|skip_bad| load_unlabelled(&scratch.path(path), &Wanted { skip_bad, ..Wanted::new(split) }));
+            for set in sets.into_iter().chain([scratch.load(path, split)]) {
+                match set {
+                    Ok(set) => assert_eq!(set.images.len(), set.len() * set.image_bytes()),
+                    Err(error) => assert_eq!(error.to_string().lines().count(), 1, "{error}"),
+                }
             }
         }
     }

@@ -4,6 +4,7 @@ mod bad;
 mod fuzz;
 mod good;
 mod real;
+mod unlabelled;
 
 use std::fs;
 use std::io::Write;
