@@ -33,6 +33,8 @@ pub mod stream {
     /// Views of training images, the step being the epoch: this stream for the first view of an image, the next for the
     /// second, eight in all.
     pub const VIEWS: u32 = 8;
+    /// First rows of memory banks.
+    pub const BANK: u32 = 16;
 }
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

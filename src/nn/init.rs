@@ -26,6 +26,8 @@ fn values(param: &ParamSpec, random: &mut Philox) -> Vec<f32> {
         ParamKind::LinearWeight | ParamKind::FlattenedWeight { .. } => (0.0, (3.0 / fan_in).sqrt()),
         ParamKind::Bias | ParamKind::NormBias | ParamKind::RunningMean => (0.0, 0.1),
         ParamKind::Gain | ParamKind::RunningVar => (1.0, 0.1),
+        ParamKind::UnitGain => (1.0, 0.0),
+        ParamKind::ZeroBias => (0.0, 0.0),
         ParamKind::Token => (0.0, 0.5),
     };
     (0..param.len()).map(|_| middle + reach * (2.0 * random.uniform_f32() - 1.0)).collect()
@@ -43,7 +45,7 @@ const MOBILENET_STD: f64 = 0.01;
 /// | ResNet | normal, variance `2 / fan_out` (He et al. 2015, arXiv 1502.01852) | PyTorch's default |
 /// | MobileNetV2 | as ResNet | normal, deviation 0.01, bias 0 |
 /// | ViT | PyTorch's default, the bias too | normal, deviation 0.02, bias 0 |
-/// | MNIST CNN | PyTorch's default | PyTorch's default |
+/// | MNIST CNN, MLP | PyTorch's default | PyTorch's default |
 ///
 /// PyTorch's default is uniform within `1 / sqrt(fan_in)`, for weight and bias. Norms start as the identity, with running
 /// mean 0 and variance 1. A ViT's class token and positions are drawn like its linear weights; timm and DeiT cut those at
@@ -53,11 +55,19 @@ const MOBILENET_STD: f64 = 0.01;
 /// # Errors
 /// None for a network whose plan can be made.
 pub fn initial(spec: &ModelSpec, seed: u64) -> Result<Weights> {
+    initial_behind(spec, seed, 0)
+}
+
+/// As [`initial`], for a network whose tensors follow `first` others that were drawn from the same seed.
+///
+/// # Errors
+/// As [`initial`].
+pub fn initial_behind(spec: &ModelSpec, seed: u64, first: usize) -> Result<Weights> {
     let params = spec.plan().params;
     let mut values: Vec<Vec<f32>> = Vec::with_capacity(params.len());
     let mut before = None;
     for (i, param) in params.iter().enumerate() {
-        let key = Key::new(seed, stream::INITIAL_WEIGHTS, i as u32);
+        let key = Key::new(seed, stream::INITIAL_WEIGHTS, (first + i) as u32);
         values.push(start(spec, param, before).draw(param.len(), key));
         before = Some(param);
     }
@@ -87,11 +97,13 @@ impl Start {
 
 /// How `param` starts; `before` is the tensor listed before it, which for a bias is its layer's weight.
 fn start(spec: &ModelSpec, param: &ParamSpec, before: Option<&ParamSpec>) -> Start {
-    use ParamKind::{Bias, ConvWeight, FlattenedWeight, Gain, LinearWeight, NormBias, RunningMean, RunningVar, Token};
+    use ParamKind::{
+        Bias, ConvWeight, FlattenedWeight, Gain, LinearWeight, NormBias, RunningMean, RunningVar, Token, UnitGain, ZeroBias,
+    };
     let default = |weight: &ParamSpec| Start::Uniform(1.0 / (fan_in(weight).max(1) as f64).sqrt());
     match param.kind {
-        Gain | RunningVar => Start::Constant(1.0),
-        NormBias | RunningMean => Start::Constant(0.0),
+        Gain | UnitGain | RunningVar => Start::Constant(1.0),
+        NormBias | ZeroBias | RunningMean => Start::Constant(0.0),
         Token => Start::Normal(VIT_STD),
         ConvWeight => match spec {
             ModelSpec::ResNet(_) | ModelSpec::MobileNetV2(_) => {
@@ -99,15 +111,15 @@ fn start(spec: &ModelSpec, param: &ParamSpec, before: Option<&ParamSpec>) -> Sta
                 let fan_out = param.shape[0] * param.shape[2] * param.shape[3];
                 Start::Normal((2.0 / fan_out.max(1) as f64).sqrt())
             }
-            ModelSpec::Vit(_) | ModelSpec::MnistCnn(_) => default(param),
+            ModelSpec::Vit(_) | ModelSpec::MnistCnn(_) | ModelSpec::Mlp(_) => default(param),
         },
         LinearWeight | FlattenedWeight { .. } => match spec {
-            ModelSpec::ResNet(_) | ModelSpec::MnistCnn(_) => default(param),
+            ModelSpec::ResNet(_) | ModelSpec::MnistCnn(_) | ModelSpec::Mlp(_) => default(param),
             ModelSpec::MobileNetV2(_) => Start::Normal(MOBILENET_STD),
             ModelSpec::Vit(_) => Start::Normal(VIT_STD),
         },
         Bias => match (spec, before) {
-            (ModelSpec::ResNet(_) | ModelSpec::MnistCnn(_), Some(weight)) => default(weight),
+            (ModelSpec::ResNet(_) | ModelSpec::MnistCnn(_) | ModelSpec::Mlp(_), Some(weight)) => default(weight),
             (ModelSpec::Vit(_), Some(weight)) if weight.kind == ConvWeight => default(weight),
             _ => Start::Constant(0.0),
         },

@@ -27,7 +27,7 @@ pub struct Training {
     pub momentum: f32,
     /// Whether residual and transformer blocks keep only their input, and compute the rest again in the backward pass.
     pub recompute: bool,
-    /// Whether running statistics are updated: not while a block runs again.
+    /// Whether running statistics are updated: not while a block runs again, nor by a network that only gives targets.
     update: bool,
 }
 
@@ -36,6 +36,12 @@ impl Training {
     #[must_use]
     pub fn new(momentum: f32, recompute: bool) -> Self {
         Self { momentum, recompute, update: true }
+    }
+
+    /// Norms by the batch's statistics, running ones left as they are: for a target network, which nobody trains.
+    #[must_use]
+    pub fn of_target() -> Self {
+        Self { momentum: 0.0, recompute: false, update: false }
     }
 }
 
@@ -163,12 +169,15 @@ impl Model {
         }
     }
 
-    /// What the last linear layer sees of normalised images `[n, h, w, c]`: `[n, d]`, `d` as [`Plan::n_features`] says.
+    /// What the last linear layer sees of normalised images `[n, h, w, c]`: `[n, d]`, `d` as [`Plan::n_features`] says. An MLP
+    /// takes vectors `[n, n_in]`, and has no head.
     ///
     /// # Errors
     /// As [`Model::forward`].
     pub fn features(&self, images: &Tensor) -> Result<Tensor> {
-        if images.rank() != 4 || images.shape()[3] != self.spec.channels() {
+        let (rank, last) = (images.rank(), images.shape().last());
+        let wanted = if matches!(self.spec, ModelSpec::Mlp(_)) { 2 } else { 4 };
+        if rank != wanted || last != Some(&self.spec.channels()) {
             let (shape, channels) = (images.shape(), self.spec.channels());
             return Err(Error::shape("forward", format!("images {shape:?}, [n, h, w, {channels}] wanted")));
         }

@@ -21,6 +21,10 @@ pub enum ParamKind {
     NormBias,
     /// A norm's factor: `[n]`.
     Gain,
+    /// A norm's factor that stays 1: `[n]`. Not trained.
+    UnitGain,
+    /// A norm's added vector that stays 0: `[n]`. Not trained.
+    ZeroBias,
     /// Batch norm's running mean: `[n]`. Not trained.
     RunningMean,
     /// Batch norm's running variance: `[n]`. Not trained.
@@ -33,13 +37,13 @@ impl ParamKind {
     /// Whether training moves the tensor; running statistics are not counted as parameters.
     #[must_use]
     pub fn is_trained(self) -> bool {
-        !matches!(self, Self::RunningMean | Self::RunningVar)
+        !matches!(self, Self::RunningMean | Self::RunningVar | Self::UnitGain | Self::ZeroBias)
     }
 
     /// Whether mixed precision reads it as f16: all but what norms have. See [`super::Precision`].
     #[must_use]
     pub fn is_half(self) -> bool {
-        !matches!(self, Self::Gain | Self::NormBias | Self::RunningMean | Self::RunningVar)
+        self.is_trained() && !matches!(self, Self::Gain | Self::NormBias)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::mlp::MlpSpec;
 use super::mnist_cnn::MnistCnnSpec;
 use super::mobilenet::MobileNetV2Spec;
 use super::plan::{NormPlace, Plan};
@@ -20,6 +21,8 @@ pub enum ModelSpec {
     Vit(Box<VitSpec>),
     /// The small CNN for MNIST.
     MnistCnn(MnistCnnSpec),
+    /// A perceptron over vectors, which stands for no whole network.
+    Mlp(MlpSpec),
 }
 
 /// What [`ModelSpec::by_name`] takes, for help texts and errors.
@@ -80,6 +83,7 @@ impl ModelSpec {
             Self::MobileNetV2(s) => s.plan(),
             Self::Vit(s) => s.plan(),
             Self::MnistCnn(s) => s.plan(),
+            Self::Mlp(s) => s.plan(),
         }
     }
 
@@ -91,6 +95,7 @@ impl ModelSpec {
             Self::MobileNetV2(s) => s.classes,
             Self::Vit(s) => s.classes,
             Self::MnistCnn(s) => s.classes,
+            Self::Mlp(s) => s.n_out(),
         }
     }
 
@@ -101,6 +106,7 @@ impl ModelSpec {
             Self::MobileNetV2(s) => s.classes = n,
             Self::Vit(s) => s.classes = n,
             Self::MnistCnn(s) => s.classes = n,
+            Self::Mlp(s) => s.layers.iter_mut().next_back().into_iter().for_each(|layer| layer.n_out = n),
         }
     }
 
@@ -111,6 +117,7 @@ impl ModelSpec {
             Self::MobileNetV2(s) => s.channels = n,
             Self::Vit(s) => s.channels = n,
             Self::MnistCnn(s) => s.channels = n,
+            Self::Mlp(s) => s.n_in = n,
         }
     }
 
@@ -122,6 +129,7 @@ impl ModelSpec {
             Self::MobileNetV2(s) => s.channels,
             Self::Vit(s) => s.channels,
             Self::MnistCnn(s) => s.channels,
+            Self::Mlp(s) => s.n_in,
         }
     }
 
@@ -134,13 +142,14 @@ impl ModelSpec {
             Self::MobileNetV2(s) => usual(s.stem),
             Self::Vit(s) => s.image(),
             Self::MnistCnn(s) => s.image,
+            Self::Mlp(_) => 1,
         }
     }
 
     /// Whether the weights fix the side of the image.
     #[must_use]
     pub fn image_is_fixed(&self) -> bool {
-        matches!(self, Self::Vit(_) | Self::MnistCnn(_))
+        matches!(self, Self::Vit(_) | Self::MnistCnn(_) | Self::Mlp(_))
     }
 
     /// The kind of network with its article, for messages.
@@ -151,6 +160,7 @@ impl ModelSpec {
             Self::MobileNetV2(_) => "a MobileNetV2",
             Self::Vit(_) => "a ViT",
             Self::MnistCnn(_) => "an MNIST CNN",
+            Self::Mlp(_) => "an MLP",
         }
     }
 
@@ -161,7 +171,7 @@ impl ModelSpec {
             // The published CIFAR-10 weights use ImageNet's figures, as do torchvision's own.
             Self::ResNet(s) => (s.is_cifar_layout() || s.stem == Stem::ImageNet).then_some("imagenet"),
             Self::MobileNetV2(s) => (s.stem == Stem::ImageNet).then_some("imagenet"),
-            Self::Vit(_) => None,
+            Self::Vit(_) | Self::Mlp(_) => None,
             Self::MnistCnn(_) => Some("0.1307/0.3081"),
         }
     }
@@ -189,6 +199,10 @@ impl fmt::Display for ModelSpec {
                 write!(f, "ViT, width {width}, {depth} blocks, {heads} heads, {norm}, {act}, patch {patch}")?;
             }
             Self::MnistCnn(s) => write!(f, "MNIST CNN {:?}", s.widths)?,
+            Self::Mlp(s) => {
+                let widths: Vec<_> = s.layers.iter().map(|layer| layer.n_out).collect();
+                return write!(f, "MLP {} to {widths:?}", s.n_in);
+            }
         }
         write!(f, ", {} classes", self.classes())
     }
