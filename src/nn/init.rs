@@ -98,7 +98,8 @@ impl Start {
 /// How `param` starts; `before` is the tensor listed before it, which for a bias is its layer's weight.
 fn start(spec: &ModelSpec, param: &ParamSpec, before: Option<&ParamSpec>) -> Start {
     use ParamKind::{
-        Bias, ConvWeight, FlattenedWeight, Gain, LinearWeight, NormBias, RunningMean, RunningVar, Token, UnitGain, ZeroBias,
+        Bias, ConvWeight, FlattenedWeight, Gain, LinearWeight, NormBias, RunningMean, RunningVar, Token, UnitGain,
+        ZeroBias,
     };
     let default = |weight: &ParamSpec| Start::Uniform(1.0 / (fan_in(weight).max(1) as f64).sqrt());
     match param.kind {

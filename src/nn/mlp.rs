@@ -104,8 +104,7 @@ mod tests {
         let plain = MlpLayer { n_out: 3, bias: false, norm: Some(MlpNorm::Plain), act: Act::None };
         let spec = MlpSpec { n_in: 4, layers: vec![MlpLayer::hidden(8), plain] };
         let plan = spec.plan();
-        let trained: Vec<&str> =
-            plan.params.iter().filter(|p| p.kind.is_trained()).map(|p| p.name.as_str()).collect();
+        let trained: Vec<&str> = plan.params.iter().filter(|p| p.kind.is_trained()).map(|p| p.name.as_str()).collect();
         assert_eq!(trained, ["0.weight", "0.bias", "1.weight", "1.bias", "3.weight"]);
         let kept: Vec<&str> = plan.params.iter().filter(|p| !p.kind.is_trained()).map(|p| p.name.as_str()).collect();
         let of = |i: u32| [format!("{i}.running_mean"), format!("{i}.running_var")];

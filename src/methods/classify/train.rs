@@ -4,13 +4,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Map;
 
 use super::config::{Augment, TrainConfig};
 use super::eval::{judge, usual_batch};
 use crate::data::{self, ImageSet, Normalize, Split, Wanted};
 use crate::methods::training::{
-    EmaCourse, Outcome, Pixels, RESIDENT_BYTES, Recipe, Start, State, TrainFlags, Trainer, scale_shift,
+    EmaCourse, Outcome, Pixels, RESIDENT_BYTES, Recipe, Start, TrainFlags, Trainer, given, refuse_old_run, scale_shift,
+    settled_before, to_value,
 };
 use crate::nn::{Hints, Model, ModelSpec, Precision, Rule, Schedule, Training, Weights, initial};
 use crate::ops::augment::{CropFlip, crop_flip};
@@ -111,13 +112,9 @@ impl TrainRun {
 
     fn settle(config: &TrainConfig, common: &CommonFlags, own: Option<(ImageSet, ImageSet)>) -> Result<Self> {
         let resume = config.train.resume.as_deref();
-        let before = resume.map(settled_before).transpose()?;
-        if resume.is_none()
-            && let Some(out) = &common.out
-            && out.join("checkpoint.safetensors").exists()
-        {
-            let (out, go_on) = (out.display(), "--resume goes on with it, another --out keeps it");
-            return Err(Error::Input(format!("{out} holds a training run: {go_on}")));
+        let before: Option<Settled> = resume.map(|folder| settled_before(folder, "classify train")).transpose()?;
+        if resume.is_none() {
+            refuse_old_run(common.out.as_deref())?;
         }
         let before_ref = before.as_ref();
         let arch = given(&config.arch, before_ref.map(|b| &b.arch), || "resnet20".into());
@@ -188,7 +185,11 @@ impl TrainRun {
 
     /// An error that lists what differs from the run before.
     fn same_as(&self, before: &Settled, folder: &Path) -> Result<()> {
-        crate::methods::training::same_config(&folder.display().to_string(), &value(before)?, &value(&self.settled)?)
+        crate::methods::training::same_config(
+            &folder.display().to_string(),
+            &to_value(before)?,
+            &to_value(&self.settled)?,
+        )
     }
 
     /// What fixes the run, for `run.json`.
@@ -271,7 +272,7 @@ impl TrainRun {
         let model = Model::new(runtime, &self.spec, &weights)?;
         let (trained, buffers) = plan.params.for_arenas(&weights);
         let start = Start { trained, buffers, kept: Vec::new() };
-        let config_value = value(&self.settled)?;
+        let config_value = to_value(&self.settled)?;
         let n = self.train.len();
         let mut trainer = Trainer::new(runtime, recipe, config_value, start, n, self.folder(), self.resumed)?;
         if self.resumed && !quiet {
@@ -315,7 +316,7 @@ impl TrainRun {
         let done = trainer.step();
         let (mut metrics, before) = Metrics::go_on(self.folder(), if self.resumed { done } else { 0 })?;
         let mut outcome = trainer.run(&config.train, &mut metrics, quiet, &mut feed, &mut loss, &mut evaluate)?;
-        splice(&mut outcome, &before);
+        outcome.splice(&before, "top1");
 
         let ended = trainer.step() == trainer.n_steps();
         let final_score = ended.then(|| score(&judged, quiet)).transpose()?;
@@ -361,7 +362,7 @@ impl TrainRun {
         if let ModelSpec::Vit(vit) = &self.spec {
             hints = Hints { heads: Some(vit.heads), norm: Some(vit.norm), act: Some(vit.act), ..hints };
         }
-        crate::report::write_json(&Hints::path(&path), &value(&hints)?)
+        crate::report::write_json(&Hints::path(&path), &to_value(&hints)?)
     }
 
     fn page(&self, report: &TrainReport) -> Page {
@@ -423,31 +424,6 @@ fn judgeable(train: &ImageSet, test: &ImageSet) -> Result<()> {
     Ok(())
 }
 
-/// The flag, else what the run before had, else the usual.
-fn given<T: Clone>(flag: &Option<T>, before: Option<&T>, usual: impl FnOnce() -> T) -> T {
-    flag.clone().or_else(|| before.cloned()).unwrap_or_else(usual)
-}
-
-fn value(of: &impl Serialize) -> Result<Value> {
-    serde_json::to_value(of).map_err(|e| Error::Input(format!("settings: {e}")))
-}
-
-/// The settings of the run in `folder`: its checkpoint's, or `run.json`'s where it came to none.
-fn settled_before(folder: &Path) -> Result<Settled> {
-    let (checkpoint, run) = (folder.join("checkpoint.safetensors"), folder.join("run.json"));
-    let (path, config) = if checkpoint.exists() {
-        (checkpoint.clone(), State::config(&checkpoint)?)
-    } else {
-        let text = std::fs::read(&run).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::file(folder, "holds no training run to go on with"),
-            _ => Error::io(&run, &e),
-        })?;
-        let whole: Value = serde_json::from_slice(&text).map_err(|e| Error::file(&run, e))?;
-        (run, whole.get("config").cloned().unwrap_or_default())
-    };
-    serde_json::from_value(config).map_err(|e| Error::file(path, format!("not of a run of classify train: {e}")))
-}
-
 /// The network called `arch`, `width` times as wide.
 fn network(arch: &str, width: f64) -> Result<ModelSpec> {
     let spec = ModelSpec::by_name(arch)?;
@@ -489,20 +465,6 @@ fn usual_recipe(spec: &ModelSpec, n: usize, flags: &TrainFlags) -> Recipe {
         ModelSpec::MnistCnn(_) => Recipe { lr: 0.05, ..recipe },
         _ => recipe,
     }
-}
-
-/// Puts the curves of the run before in front.
-fn splice(outcome: &mut Outcome, before: &[Value]) {
-    let read = |key: &str| -> Vec<(u64, f64)> {
-        before.iter().filter_map(|line| Some((line.get("step")?.as_u64()?, line.get(key)?.as_f64()?))).collect()
-    };
-    outcome.losses = read("loss").into_iter().chain(outcome.losses.iter().copied()).collect();
-    if outcome.loss_last.is_nan() {
-        outcome.loss_last = outcome.losses.last().map_or(f64::NAN, |(_, loss)| *loss);
-    }
-    let judged = before.iter().filter(|line| line.get("top1").is_some());
-    let judged = judged.filter_map(|line| Some((line.get("step")?.as_u64()?, line.as_object()?.clone())));
-    outcome.evaluations = judged.chain(outcome.evaluations.iter().cloned()).collect();
 }
 
 impl fmt::Display for TrainReport {
