@@ -2,4 +2,6 @@
 
 pub mod classify;
 pub mod demo;
+mod images;
+pub mod ssl;
 pub mod training;

@@ -129,6 +129,12 @@ impl Model {
         Self { training: Some(training), ..self.clone() }
     }
 
+    /// The same network as it is judged: batch norms take their running statistics and leave them alone.
+    #[must_use]
+    pub fn evaluating(&self) -> Self {
+        Self { training: None, ..self.clone() }
+    }
+
     /// A block of the network: run as it is, or with `recompute` so that only `x` is kept for the backward pass.
     pub(super) fn block<F>(&self, x: &Tensor, f: F) -> Result<Tensor>
     where

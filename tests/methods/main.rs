@@ -11,4 +11,5 @@ mod half;
 mod models;
 mod published;
 mod reference;
+mod ssl_eval;
 mod train;

@@ -9,17 +9,10 @@ use serde::Serialize;
 use super::config::EvalConfig;
 use super::network::{Classifier, Network};
 use crate::data::{self, ImageSet, Split, Wanted};
+use crate::methods::images::{IN_FLIGHT, each_batch, usual_batch};
 use crate::report::{Progress, bytes};
 use crate::tensor::Read;
 use crate::{Error, Result, Runtime, Tensor};
-
-/// Images held on the device at once, in bytes at most.
-const CHUNK_BYTES: usize = 64 << 20;
-/// Batches whose logits are on their way while the next are computed.
-const IN_FLIGHT: usize = 2;
-/// Bytes of activations that a batch is chosen to take at most, and its images: on a software adapter, on a GPU, which
-/// needs more of them to be busy.
-const BATCH: [(u64, u64); 2] = [(128 << 20, 256), (1 << 30, 1024)];
 
 /// An evaluation whose weights and images are read and checked; needs no device yet.
 #[derive(Debug)]
@@ -118,14 +111,6 @@ impl Evaluation {
     }
 }
 
-/// Images of a batch that suit the adapter, where each takes `activation_bytes`.
-pub(super) fn usual_batch(runtime: &Runtime, activation_bytes: u64) -> usize {
-    let profile = runtime.profile();
-    let (bytes, n) = BATCH[usize::from(!profile.is_software())];
-    let fits = bytes.min(profile.limits.binding_bytes) / activation_bytes.max(1);
-    fits.clamp(1, n) as usize
-}
-
 /// Counts how many images of a set a network names rightly; `logits` takes u8 images `[n, h, w, c]`, of which there are at
 /// most `batch`, to `[n, classes]`. Also images per second.
 pub(super) fn judge(
@@ -144,18 +129,11 @@ pub(super) fn judge(
         start: Instant::now(),
         first: None,
     };
-    let image_bytes = set.image_bytes();
-    let per_chunk = (CHUNK_BYTES / image_bytes / batch).max(1) * batch;
-    for pixels in set.images.chunks(per_chunk * image_bytes) {
-        let n = pixels.len() / image_bytes;
-        let chunk = Tensor::from_slice(runtime, pixels, &[n, set.height, set.width, set.channels])?;
-        for start in (0..n).step_by(batch) {
-            let images = chunk.slice(0, start..(start + batch).min(n))?;
-            tally.pending.push_back(logits(&images)?.read()?);
-            // The first batch ends alone, so that the clock of the others starts with none of them begun.
-            tally.drain(if tally.first.is_none() { 0 } else { IN_FLIGHT }, n_classes)?;
-        }
-    }
+    each_batch(runtime, set, batch, &mut |images| {
+        tally.pending.push_back(logits(images)?.read()?);
+        // The first batch ends alone, so that the clock of the others starts with none of them begun.
+        tally.drain(if tally.first.is_none() { 0 } else { IN_FLIGHT }, n_classes)
+    })?;
     tally.drain(0, n_classes)?;
     let images_per_s = tally.images_per_s();
     if tally.score.not_finite > 0 {
