@@ -10,6 +10,7 @@ mod attention_backward;
 mod augment;
 mod autograd;
 mod bank;
+mod bank_blend;
 mod bank_ring;
 mod conv;
 mod conv_bwd;

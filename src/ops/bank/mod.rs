@@ -12,7 +12,7 @@ mod blend;
 mod ring;
 mod search;
 
-pub use blend::mean_rows;
+pub use blend::{mean_rows, softmax_mean};
 pub use ring::{Tally, enqueue, mark, random_unit, store_rows, tally};
 pub use search::{Tags, nearest, nearest_among};
 
@@ -42,6 +42,9 @@ pub const KERNELS: &[Kernel] = &[
     search::SEARCH_FWD,
     search::JOIN_FWD,
     blend::MEAN_FWD,
+    blend::WEIGH_ROWS_FWD,
+    blend::WEIGH_GROUPS_FWD,
+    blend::BLEND_FWD,
     ring::ENQUEUE_FWD,
     ring::MARK_FWD,
     ring::STORE_FWD,

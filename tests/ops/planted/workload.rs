@@ -186,6 +186,8 @@ fn banks(runtime: &Runtime) -> Result<()> {
     bank::nearest(&q, &rows, 5, None)?;
     bank::nearest_among(&q, &rows.slice(0, 0..67)?, &bank_tags, 6, None)?;
     ring(runtime)?;
+    bank::softmax_mean(&q, &rows.slice(0, 0..75)?, &floats(runtime, &[75, 13])?, 0.5)?;
+    bank::softmax_mean(&q, &floats(runtime, &[301, 8])?, &floats(runtime, &[301, 8])?, 0.5)?;
     let halves = e::cast(&rows, DType::F16);
     fits(halves.and_then(|rows| bank::mean_rows(&rows, &words(runtime, 6)?.reshape(&[3, 2])?))).map(drop)
 }
