@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint::Header;
 use super::mnist_cnn::MnistCnnSpec;
 use super::mobilenet::MobileNetV2Spec;
-use super::plan::NormPlace;
+use super::plan::{NormPlace, Plan};
 use super::resnet::{ResNetSpec, Stem};
 use super::spec::ModelSpec;
 use super::vit::{VitSpec, is_vit};
@@ -43,6 +43,28 @@ pub struct Hints {
 }
 
 impl Hints {
+    /// What the names and shapes of `spec`'s tensors do not say, or would not without a head; no normalisation and no classes.
+    #[must_use]
+    pub fn of(spec: &ModelSpec) -> Self {
+        let arch = spec.name();
+        match spec {
+            ModelSpec::Vit(vit) => Self {
+                arch,
+                heads: Some(vit.heads),
+                norm: Some(vit.norm),
+                act: Some(vit.act),
+                eps: Some(vit.eps),
+                ..Self::default()
+            },
+            // Of this name the stem alone counts, so that any width may have it.
+            ModelSpec::MobileNetV2(s) => {
+                let usual = if s.stem == Stem::Cifar { "mobilenet_v2_cifar" } else { "mobilenet_v2" };
+                Self { arch: arch.or_else(|| Some(usual.into())), ..Self::default() }
+            }
+            ModelSpec::ResNet(_) | ModelSpec::MnistCnn(_) | ModelSpec::Mlp(_) => Self { arch, ..Self::default() },
+        }
+    }
+
     /// The file beside weights that is asked first: the same name with `.json`.
     #[must_use]
     pub fn path(weights: &Path) -> PathBuf {
@@ -89,6 +111,16 @@ pub struct Identified {
     /// What neither the file nor the hints fix: the flags that would.
     pub open: Vec<&'static str>,
     path: PathBuf,
+}
+
+impl Header {
+    /// The plan of the network that was read off this header: without its head if the tensors are those of all the rest.
+    #[must_use]
+    pub fn plan(&self, spec: &ModelSpec) -> Plan {
+        let plan = spec.plan();
+        let headless = plan.headless();
+        if self.compare(&headless.params, "").is_fit() { headless } else { plan }
+    }
 }
 
 impl Identified {

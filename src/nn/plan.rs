@@ -44,10 +44,14 @@ impl Plan {
         Self { params, body, has_head: false }
     }
 
-    /// Length of the features that the head sees.
+    /// Length of the features that the head sees, or would see.
     #[must_use]
     pub fn n_features(&self) -> usize {
-        self.head().map_or(0, |head| head.n_in)
+        match (self.head(), &self.body) {
+            (Some(head), _) => head.n_in,
+            (None, Body::Conv(steps)) => steps.iter().rev().find_map(Step::n_out).unwrap_or(0),
+            (None, Body::Vit(vit)) => vit.patch.n_out,
+        }
     }
 }
 
@@ -77,6 +81,18 @@ pub enum Step {
     Linear(Linear),
     /// Steps around which the input is added back.
     Residual(Residual),
+}
+
+impl Step {
+    /// Output channels of a step that has weights for them.
+    fn n_out(&self) -> Option<usize> {
+        match self {
+            Self::Conv(conv) => Some(conv.n_out),
+            Self::Linear(linear) => Some(linear.n_out),
+            Self::Residual(residual) => residual.body.iter().rev().find_map(Self::n_out),
+            Self::Norm(_) | Self::MaxPool(_) | Self::GlobalAvgPool | Self::Flatten => None,
+        }
+    }
 }
 
 /// A convolution over `[n, h, w, in_channels]`.

@@ -75,6 +75,43 @@ impl ModelSpec {
         spec.ok_or_else(unknown)
     }
 
+    /// What [`ModelSpec::by_name`] calls a network of these layers, whatever its classes, channels and published names.
+    #[must_use]
+    pub fn name(&self) -> Option<String> {
+        let sized = |base: String, factor: f64| if factor == 1.0 { base } else { format!("{base}_x{factor}") };
+        let suffix = |stem| if stem == Stem::Cifar { "_cifar" } else { "" };
+        let names = match self {
+            Self::ResNet(s) if s.stages.len() == 3 => {
+                ["", "cifar_"].map(|kind| sized(format!("{kind}resnet{}", s.depth()), s.width as f64 / 16.0)).to_vec()
+            }
+            Self::ResNet(s) => vec![sized(format!("resnet{}{}", s.depth(), suffix(s.stem)), s.width as f64 / 64.0)],
+            Self::MobileNetV2(s) => vec![sized(format!("mobilenet_v2{}", suffix(s.stem)), s.first as f64 / 32.0)],
+            Self::Vit(_) => ["deit_tiny", "deit_small", "deit_base", "vit_small32"].map(String::from).to_vec(),
+            Self::MnistCnn(_) => vec!["mnist_cnn".into()],
+            Self::Mlp(_) => vec![],
+        };
+        names.into_iter().find(|name| Self::by_name(name).is_ok_and(|named| named.is_like(self)))
+    }
+
+    /// Whether two networks are of the same layers, whatever their classes, channels and published names.
+    fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::ResNet(a), Self::ResNet(b)) => {
+                (&a.stages, a.width, a.block, a.stem) == (&b.stages, b.width, b.block, b.stem)
+            }
+            (Self::MobileNetV2(a), Self::MobileNetV2(b)) => {
+                (a.first, a.widths, a.last, a.stem) == (b.first, b.widths, b.last, b.stem)
+            }
+            (Self::Vit(a), Self::Vit(b)) => {
+                let size = |s: &VitSpec| (s.grid, s.patch, s.width, s.depth, s.heads, s.mlp);
+                let kind = |s: &VitSpec| (s.norm, s.act, s.pool, s.qkv_bias);
+                size(a) == size(b) && kind(a) == kind(b)
+            }
+            (Self::MnistCnn(a), Self::MnistCnn(b)) => (a.image, a.widths, a.hidden) == (b.image, b.widths, b.hidden),
+            _ => false,
+        }
+    }
+
     /// Tensors and steps.
     #[must_use]
     pub fn plan(&self) -> Plan {
@@ -99,7 +136,7 @@ impl ModelSpec {
         }
     }
 
-    /// Sets the number of classes.
+    /// Sets the number of classes; 0 for a network that is used without its head.
     pub fn set_classes(&mut self, n: usize) {
         match self {
             Self::ResNet(s) => s.classes = n,
@@ -204,6 +241,9 @@ impl fmt::Display for ModelSpec {
                 return write!(f, "MLP {} to {widths:?}", s.n_in);
             }
         }
-        write!(f, ", {} classes", self.classes())
+        match self.classes() {
+            0 => f.write_str(", no head"),
+            n => write!(f, ", {n} classes"),
+        }
     }
 }

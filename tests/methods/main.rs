@@ -12,4 +12,5 @@ mod models;
 mod published;
 mod reference;
 mod ssl_eval;
+mod ssl_files;
 mod train;

@@ -3,13 +3,9 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use serde::de::IntoDeserializer;
 
-use crate::Result;
-use crate::data::Normalize;
 use crate::methods::training::TrainFlags;
-use crate::nn::{Header, Hints, Identified, NormPlace, identify};
-use crate::ops::Act;
+use crate::methods::{NetworkFlags, normalization, word};
 use crate::report::CommonFlags;
 
 /// Supervised classification: train, evaluate, predict, describe
@@ -35,55 +31,6 @@ pub enum Command {
     Predict(PredictConfig),
     /// Shapes, parameters, multiply-adds and memory of a network; needs no GPU
     Info(InfoConfig),
-}
-
-/// Which weights, and what their names and shapes leave open.
-#[derive(Debug, Clone, Default, clap::Args, Serialize)]
-pub struct NetworkFlags {
-    /// Name of the network, where the weights leave it open or to hold them against it: resnet20, `deit_tiny`
-    #[arg(long, value_name = "NAME")]
-    pub arch: Option<String>,
-    /// Attention heads of a ViT
-    #[arg(long, value_name = "H")]
-    pub heads: Option<usize>,
-    /// Where a ViT's norms stand: pre or post
-    #[arg(long, value_name = "pre|post", value_parser = word::<NormPlace>)]
-    pub norm: Option<NormPlace>,
-    /// Activation of a ViT's MLP: relu, gelu ...
-    #[arg(long, value_name = "relu|gelu", value_parser = word::<Act>)]
-    pub act: Option<Act>,
-    /// Input normalisation: imagenet, cifar, unit, or means/deviations by channel, 0.5,0.5,0.5/0.2,0.2,0.2
-    #[arg(long, value_name = "imagenet|cifar|unit|MEAN/STD", value_parser = normalization)]
-    pub normalize: Option<String>,
-}
-
-/// A word as the field's own type reads it.
-fn word<T: serde::de::DeserializeOwned>(text: &str) -> std::result::Result<T, String> {
-    let word: serde::de::value::StrDeserializer<'_, serde::de::value::Error> = text.into_deserializer();
-    T::deserialize(word).map_err(|e| e.to_string())
-}
-
-/// Checked here, kept as text for [`Hints`].
-fn normalization(text: &str) -> Result<String> {
-    text.parse::<Normalize>().map(|n| n.to_string())
-}
-
-impl NetworkFlags {
-    /// Reads a network off a header, the JSON file beside it, and these flags.
-    ///
-    /// # Errors
-    /// As [`Hints::beside`] and [`identify`].
-    pub fn identify(&self, header: &Header) -> Result<Identified> {
-        let flags = Hints {
-            arch: self.arch.clone(),
-            heads: self.heads,
-            norm: self.norm,
-            act: self.act,
-            normalize: self.normalize.clone(),
-            ..Hints::default()
-        };
-        identify(header, &Hints::beside(header.path())?.or(flags))
-    }
 }
 
 /// `classify info`.

@@ -7,9 +7,9 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::config::EvalConfig;
-use super::network::{Classifier, Network};
 use crate::data::{self, ImageSet, Split, Wanted};
 use crate::methods::images::{IN_FLIGHT, each_batch, usual_batch};
+use crate::methods::network::{Network, PixelNetwork};
 use crate::report::{Progress, bytes};
 use crate::tensor::Read;
 use crate::{Error, Result, Runtime, Tensor};
@@ -60,6 +60,7 @@ impl Evaluation {
     /// [`Error::File`] and [`Error::Input`] for everything that is wrong with the files or flags.
     pub fn prepare(config: &EvalConfig, seed: u64) -> Result<Self> {
         let network = Network::load(&config.weights, &config.network)?;
+        network.need_head()?;
         let spec = &network.spec;
         let side = config.side.map_or(spec.image(), |side| side as usize);
         let n = config.images.map(|n| n as usize);
@@ -90,9 +91,9 @@ impl Evaluation {
     /// # Errors
     /// [`Error::Limit`], [`Error::OutOfMemory`] if a batch does not fit, [`Error::DeviceLost`].
     pub fn run(&self, runtime: &Runtime, quiet: bool) -> Result<EvalReport> {
-        let classifier = Classifier::new(runtime, &self.network)?;
+        let classifier = PixelNetwork::new(runtime, &self.network)?;
         let batch = self.batch(runtime);
-        let (score, images_per_s) = judge(runtime, &self.set, batch, quiet, &mut |images| classifier.logits(images))?;
+        let (score, images_per_s) = judge(runtime, &self.set, batch, quiet, &mut |images| classifier.forward(images))?;
         let profile = runtime.profile();
         Ok(EvalReport {
             network: self.network.spec.to_string(),

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::config::InfoConfig;
+use crate::methods::network::need_head;
 use crate::nn::{Header, ModelSpec, Summary};
 use crate::report::{bytes, grouped};
 use crate::{Error, Result};
@@ -19,6 +20,7 @@ pub fn info(config: &InfoConfig) -> Result<(String, Value)> {
         (Some(path), _) => {
             let header = Header::read(path)?;
             let found = config.network.identify(&header)?;
+            need_head(path, &found.spec, &header.plan(&found.spec))?;
             let report = header.compare(&found.spec.plan().params, &found.spec.to_string());
             if !report.is_fit() {
                 return Err(Error::file(path, report));

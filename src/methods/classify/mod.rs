@@ -7,11 +7,11 @@
 mod config;
 mod eval;
 mod info;
-mod network;
 mod predict;
 mod train;
 
-pub use config::{Augment, Command, Config, EvalConfig, InfoConfig, NetworkFlags, PredictConfig, TrainConfig};
+pub use crate::methods::NetworkFlags;
+pub use config::{Augment, Command, Config, EvalConfig, InfoConfig, PredictConfig, TrainConfig};
 pub use eval::{EvalReport, Evaluation};
 pub use info::info;
 pub use predict::{Guess, PictureClasses, PredictReport, Prediction};

@@ -5,8 +5,8 @@ use std::fmt;
 use serde::Serialize;
 
 use super::config::PredictConfig;
-use super::network::{Classifier, Network};
 use crate::data::{Picture, read_image};
+use crate::methods::network::{Network, PixelNetwork};
 use crate::{Error, Result, Runtime, Tensor};
 
 /// Classes that are named for each picture.
@@ -55,6 +55,7 @@ impl Prediction {
     /// [`Error::File`] and [`Error::Input`] for everything that is wrong with the files or flags.
     pub fn prepare(config: &PredictConfig) -> Result<Self> {
         let network = Network::load(&config.weights, &config.network)?;
+        network.need_head()?;
         let spec = &network.spec;
         if !matches!(spec.channels(), 1 | 3) {
             return Err(Error::Input(format!("{spec}: takes {} channels, pictures have 1 or 3", spec.channels())));
@@ -71,13 +72,13 @@ impl Prediction {
     /// # Errors
     /// [`Error::Limit`], [`Error::OutOfMemory`] if a picture does not fit, [`Error::DeviceLost`].
     pub fn run(&self, runtime: &Runtime) -> Result<PredictReport> {
-        let classifier = Classifier::new(runtime, &self.network)?;
+        let classifier = PixelNetwork::new(runtime, &self.network)?;
         let channels = self.network.spec.channels();
         let mut reads = Vec::new();
         for (_, picture) in &self.pictures {
             let shape = [1, picture.height, picture.width, channels];
             let pixels = if channels == 1 { &picture.gray() } else { &picture.rgb };
-            reads.push(classifier.logits(&Tensor::from_slice(runtime, pixels, &shape)?)?.read::<f32>()?);
+            reads.push(classifier.forward(&Tensor::from_slice(runtime, pixels, &shape)?)?.read::<f32>()?);
         }
         let pictures = self.pictures.iter().zip(reads);
         let name = |class: usize| self.network.classes.as_ref().and_then(|names| names.get(class).cloned());

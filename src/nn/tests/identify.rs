@@ -349,3 +349,47 @@ fn published_networks_are_identified() {
     let message = identify(&header, &Hints::default()).unwrap_err().to_string();
     assert!(message.contains("a radiance field's"), "{message}");
 }
+
+#[test]
+fn networks_know_their_names() {
+    for name in [
+        "resnet8",
+        "resnet20",
+        "resnet56_x0.5",
+        "cifar_resnet50",
+        "resnet10_x0.25",
+        "resnet18_cifar",
+        "resnet18_cifar_x0.171875",
+        "resnet50",
+        "mobilenet_v2",
+        "mobilenet_v2_cifar_x0.5",
+        "deit_tiny",
+        "vit_small32",
+        "mnist_cnn",
+    ] {
+        let mut spec = ModelSpec::by_name(name).unwrap();
+        spec.set_classes(3);
+        assert_eq!(spec.name().as_deref(), Some(name));
+    }
+    let other = vit(VitSpec { heads: 6, ..VitSpec::timm(32, 4, 96, 6, 3, 10) });
+    assert_eq!(other.name(), None);
+    let ModelSpec::ResNet(resnet) = ModelSpec::by_name("resnet18").unwrap() else { panic!("a ResNet was asked for") };
+    assert_eq!(ModelSpec::ResNet(ResNetSpec { stages: vec![2, 2, 2, 3], ..resnet }).name(), None);
+}
+
+#[test]
+fn hints_and_a_headless_header_give_the_network_back() {
+    for name in
+        ["resnet20_x0.5", "resnet18_cifar_x0.25", "resnet50", "mobilenet_v2_cifar_x0.35", "vit_small32", "mnist_cnn"]
+    {
+        let spec = ModelSpec::by_name(name).unwrap();
+        let params = spec.plan().headless().params;
+        let header = Header::from_shapes("w.safetensors", params.iter().map(|p| (p.name.clone(), p.shape.clone())));
+        let hints = Hints { normalize: Some("cifar".into()), ..Hints::of(&spec) };
+        let found = identify(&header, &hints).unwrap();
+        assert_eq!(found.open, Vec::<&str>::new(), "{name}");
+        assert_eq!(header.plan(&found.spec), spec.plan().headless(), "{name}");
+        assert_eq!(header_of(&spec).plan(&spec), spec.plan(), "{name}");
+        assert_eq!(spec.plan().headless().n_features(), spec.plan().n_features(), "{name}");
+    }
+}
