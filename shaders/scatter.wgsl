@@ -21,8 +21,8 @@ struct ScatterParams {
 @group(0) @binding(3) var<storage, read_write> scatter_chunks_out4: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> scatter_chunks: array<f32>;
 @group(0) @binding(3) var<storage, read> scatter_chunks4: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read_write> scatter_out: array<Elem>;          // [n_outer, n_axis, n_inner]
-@group(0) @binding(4) var<storage, read_write> scatter_out4: array<Elem4>;
+@group(0) @binding(4) var<storage, read_write> scatter_out: array<Out>;           // [n_outer, n_axis, n_inner]
+@group(0) @binding(4) var<storage, read_write> scatter_out4: array<Out4>;
 var<immediate> scatter_params: ScatterParams;
 
 // The first place whose key is not below the row.
@@ -143,7 +143,7 @@ fn scatter_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
     for (var i = span.chunk_end << p.chunk_log2; i < span.end; i++) {
         sum += f32(scatter_x[(unit.outer * p.n_ids + scatter_order[i]) * p.n_inner + unit.column]);
     }
-    scatter_out[id] = Elem(sum);
+    scatter_out[id] = Out(sum);
 }
 
 @compute @workgroup_size(WG_SIZE)
@@ -167,5 +167,5 @@ fn scatter_vec4_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgr
     for (var i = span.chunk_end << p.chunk_log2; i < span.end; i++) {
         sum += vec4<f32>(scatter_x4[(unit.outer * p.n_ids + scatter_order[i]) * p.n_inner + unit.column]);
     }
-    scatter_out4[id] = Elem4(sum);
+    scatter_out4[id] = Out4(sum);
 }

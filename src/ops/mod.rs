@@ -10,6 +10,7 @@ mod checks;
 pub mod conv;
 pub mod elementwise;
 pub mod gather;
+pub mod kmeans;
 pub mod matmul;
 pub mod norm;
 pub mod optim;
@@ -42,6 +43,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
         conv::BWD_KERNELS,
         elementwise::KERNELS,
         gather::KERNELS,
+        kmeans::KERNELS,
         matmul::KERNELS,
         norm::KERNELS,
         norm::channels::KERNELS,

@@ -25,17 +25,20 @@ struct ScatterParams {
     chunk_log2: u32,
 }
 
-const FLOATS: &[&[DType]] = &[&[DType::F32, DType::F16]];
+const FLOATS: &[DType] = &[DType::F32, DType::F16];
+/// Partial sums are f32.
+const PARTS: &[&[DType]] = &[FLOATS, &[DType::F32]];
+const SUMS: &[&[DType]] = &[FLOATS, FLOATS];
 
 const fn kernel(entry: &'static str, binds: &'static [Bind], types: &'static [&[DType]]) -> Kernel {
-    Kernel::new("scatter", entry, SOURCE, binds).types(&["Elem"], types).params::<ScatterParams>()
+    Kernel::new("scatter", entry, SOURCE, binds).types(&["Elem", "Out"], types).params::<ScatterParams>()
 }
 
-const SCATTER_STARTS_FWD: Kernel = kernel("scatter_starts_fwd", &[Read, Write], &[&[DType::U32]]);
-const SCATTER_CHUNKS_FWD: Kernel = kernel("scatter_chunks_fwd", &[Read, Read, Read, Write], FLOATS);
-const SCATTER_CHUNKS_VEC4_FWD: Kernel = kernel("scatter_chunks_vec4_fwd", &[Read, Read, Read, Write], FLOATS);
-const SCATTER_FWD: Kernel = kernel("scatter_fwd", &[Read, Read, Read, Read, Write], FLOATS);
-const SCATTER_VEC4_FWD: Kernel = kernel("scatter_vec4_fwd", &[Read, Read, Read, Read, Write], FLOATS);
+const SCATTER_STARTS_FWD: Kernel = kernel("scatter_starts_fwd", &[Read, Write], &[&[DType::U32], &[DType::U32]]);
+const SCATTER_CHUNKS_FWD: Kernel = kernel("scatter_chunks_fwd", &[Read, Read, Read, Write], PARTS);
+const SCATTER_CHUNKS_VEC4_FWD: Kernel = kernel("scatter_chunks_vec4_fwd", &[Read, Read, Read, Write], PARTS);
+const SCATTER_FWD: Kernel = kernel("scatter_fwd", &[Read, Read, Read, Read, Write], SUMS);
+const SCATTER_VEC4_FWD: Kernel = kernel("scatter_vec4_fwd", &[Read, Read, Read, Read, Write], SUMS);
 
 /// The kernels of this family.
 pub const KERNELS: &[Kernel] =
@@ -76,18 +79,25 @@ pub fn scatter_add(x: &Tensor, axis: usize, ids: &Tensor, n: usize) -> Result<Te
     }
     need_one_device(OP, x, [ids])?;
     let ids = ids.detach();
-    let out = scattered(&x.detach(), axis, &ids, n)?;
+    let (out, _) = scattered(&x.detach(), axis, &ids, n, x.dtype())?;
     Ok(record(OP, out, [x], move |d, _| Ok([Some(index_select(d, axis, &ids)?)])))
 }
 
-/// The ids are sorted first, so that each row of the result is one sum.
-fn scattered(x: &Tensor, axis: usize, ids: &Tensor, n_axis: usize) -> Result<Tensor> {
+/// [`scatter_add`] of the rows of `x` `[m, d]` in f32 whatever their type, and where the rows of each sum start among all
+/// in the order of their ids, u32 `[n + 1]`: how many there are is the difference to the next. The ids are below `n`.
+pub(crate) fn segment_sums(x: &Tensor, ids: &Tensor, n: usize) -> Result<(Tensor, Tensor)> {
+    scattered(x, 0, ids, n, DType::F32)
+}
+
+/// The ids are sorted first, so that each row of the result, of type `out_dtype`, is one sum. With the starts of the rows.
+fn scattered(x: &Tensor, axis: usize, ids: &Tensor, n_axis: usize, out_dtype: DType) -> Result<(Tensor, Tensor)> {
     let (runtime, dtype) = (x.runtime(), x.dtype());
     let n_ids = ids.len();
     let mut shape = x.shape().to_vec();
     shape[axis] = n_axis;
     if x.is_empty() || n_axis == 0 {
-        return Tensor::zeros(runtime, &shape, dtype);
+        let starts = Tensor::zeros(runtime, &[n_axis + 1], DType::U32)?;
+        return Ok((Tensor::zeros(runtime, &shape, out_dtype)?, starts));
     }
     let x = x.contiguous()?;
     let last = Tensor::constant(runtime, &[(n_axis - 1) as u32])?;
@@ -108,7 +118,7 @@ fn scattered(x: &Tensor, axis: usize, ids: &Tensor, n_axis: usize) -> Result<Ten
     let starts = Tensor::empty(runtime, &[n_axis + 1], DType::U32)?;
     runtime
         .launch(&SCATTER_STARTS_FWD)
-        .types(&[DType::U32])
+        .types(&[DType::U32; 2])
         .bind([keys.binding(), starts.binding()])
         .params(&params(n_axis + 1, 1))
         .groups(groups(n_axis + 1))
@@ -123,22 +133,22 @@ fn scattered(x: &Tensor, axis: usize, ids: &Tensor, n_axis: usize) -> Result<Ten
     let chunks = Tensor::empty(runtime, &[n_outer, n_chunks, n_inner], DType::F32)?;
     runtime
         .launch(chunks_kernel)
-        .types(&[dtype])
+        .types(&[dtype, DType::F32])
         .bind([x.binding(), keys.binding(), order.binding(), chunks.binding()])
         .params(&params(chunks.len() / per_unit, n_inner / per_unit))
         .groups(groups(chunks.len() / per_unit))
         .rounds((1 << chunk_log2) + 1)
         .cost(0, size(n_ids, DType::U32))
         .run()?;
-    let out = Tensor::empty(runtime, &shape, dtype)?;
+    let out = Tensor::empty(runtime, &shape, out_dtype)?;
     runtime
         .launch(rows_kernel)
-        .types(&[dtype])
+        .types(&[dtype, out_dtype])
         .bind([x.binding(), starts.binding(), order.binding(), chunks.binding(), out.binding()])
         .params(&params(out.len() / per_unit, n_inner / per_unit))
         .groups(groups(out.len() / per_unit))
         .rounds((2 << chunk_log2) + n_chunks + 3)
-        .cost(x.len() as u64, size(x.len(), dtype) + size(out.len(), dtype) + size(n_ids, DType::U32))
+        .cost(x.len() as u64, size(x.len(), dtype) + size(out.len(), out_dtype) + size(n_ids, DType::U32))
         .run()?;
-    Ok(out)
+    Ok((out, starts))
 }

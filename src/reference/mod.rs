@@ -9,6 +9,7 @@ pub mod bank;
 pub mod conv;
 pub mod elementwise;
 pub mod gather;
+pub mod kmeans;
 pub mod matmul;
 pub mod norm;
 pub mod optim;

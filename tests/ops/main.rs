@@ -18,6 +18,7 @@ mod conv_coop;
 mod elementwise;
 mod gather;
 mod half;
+mod kmeans;
 mod loss_scale;
 mod matmul;
 mod matmul_coop;

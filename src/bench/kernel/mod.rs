@@ -6,6 +6,7 @@ mod bank;
 mod conv;
 mod elementwise;
 mod gather;
+mod kmeans;
 mod large;
 mod matmul;
 mod norm;
@@ -34,6 +35,7 @@ const FAMILIES: &[(&str, Build)] = &[
     ("conv", conv::cases),
     ("elementwise", elementwise::cases),
     ("gather", gather::cases),
+    ("kmeans", kmeans::cases),
     ("matmul", matmul::cases),
     ("norm", norm::cases),
     ("optim", optim::cases),

@@ -14,6 +14,7 @@ mod search;
 
 pub use blend::{mean_rows, softmax_mean};
 pub use ring::{Tally, enqueue, mark, random_unit, store_rows, tally};
+pub(crate) use search::Search;
 pub use search::{Tags, nearest, nearest_among};
 
 use super::sort::ORDER;

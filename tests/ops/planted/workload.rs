@@ -3,8 +3,8 @@
 
 use crate::support::row::{upload, values};
 use leanvision::ops::{
-    Act, RowVariant, attention as at, augment, bank, conv, elementwise as e, gather as g, matmul as mm, norm, optim,
-    pool, random, reduce, scatter, softmax as s, sort, topk, views,
+    Act, RowVariant, attention as at, augment, bank, conv, elementwise as e, gather as g, kmeans, matmul as mm, norm,
+    optim, pool, random, reduce, scatter, softmax as s, sort, topk, views,
 };
 use leanvision::runtime::{CapturedLaunch, Kernel, SimulatedDevice};
 use leanvision::sim::{Buffer, Checks, Options};
@@ -59,6 +59,7 @@ const FAMILIES: &[(&str, Work)] = &[
     ("conv", convolution),
     ("elementwise", elementwise),
     ("gather", gather),
+    ("kmeans", clusters),
     ("matmul", matmul),
     ("norm", norms),
     ("optim", optimizers),
@@ -210,6 +211,14 @@ fn ring(runtime: &Runtime) -> Result<()> {
     let found = words(runtime, 225)?.reshape(&[75, 3])?;
     bank::tally(&found, &tags, &many, &words(runtime, 61)?, &step, &totals)?;
     bank::random_unit(runtime, [5, 8], DType::F32, random::Key::new(1, 2, 3)).map(drop)
+}
+
+fn clusters(runtime: &Runtime) -> Result<()> {
+    for dtype in [DType::F32, DType::F16] {
+        let Some(data) = fits(noise(runtime, &[41, 13], dtype))? else { continue };
+        kmeans::kmeans(&data, 7, 1, random::Key::new(1, 2, 3))?;
+    }
+    Ok(())
 }
 
 fn convolution(runtime: &Runtime) -> Result<()> {
