@@ -7,6 +7,39 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
+/// A sum of 64 bits over bytes, in which any one change shows; it guards against damage, not against malice.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Digest(u64);
+
+impl Digest {
+    /// The digest of nothing.
+    pub(crate) fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    /// Adds bytes and where they end: parts are told apart.
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            self.word(u64::from_le_bytes(*word));
+        }
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        self.word(u64::from_le_bytes(last));
+        self.word(bytes.len() as u64);
+    }
+
+    /// Every step is one to one in the sum before, so a difference stays.
+    fn word(&mut self, word: u64) {
+        self.0 = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    }
+
+    /// 16 hexadecimal digits.
+    pub(crate) fn text(self) -> String {
+        format!("{:016x}", self.0 ^ (self.0 >> 32))
+    }
+}
+
 /// A name beside `path` that no other process uses.
 fn temporary(path: &Path) -> Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| Error::file(path, "cannot be written: no file name"))?;
@@ -69,6 +102,31 @@ fn cannot(path: &Path, e: &io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn digests_show_every_change() {
+        let digest = |parts: &[&[u8]]| {
+            let mut digest = Digest::new();
+            parts.iter().for_each(|part| digest.add(part));
+            digest.text()
+        };
+        let bytes: Vec<u8> = (0..41).collect();
+        let mut seen = std::collections::HashSet::from([digest(&[&bytes])]);
+        for i in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut changed = bytes.clone();
+                changed[i] ^= 1 << bit;
+                assert!(seen.insert(digest(&[&changed])), "bit {bit} of byte {i}");
+            }
+            assert!(seen.insert(digest(&[&bytes[..i]])), "{i} bytes");
+            assert!(seen.insert(digest(&[&bytes[..i], &bytes[i..]])), "parts of {i}");
+        }
+        // The same bit of two words.
+        let mut changed = bytes.clone();
+        (changed[7], changed[15]) = (bytes[7] ^ 128, bytes[15] ^ 128);
+        assert!(seen.insert(digest(&[&changed])) && seen.iter().all(|text| text.len() == 16));
+        assert_eq!(digest(&[&bytes]), digest(&[&bytes]));
+    }
 
     #[test]
     fn a_failed_write_leaves_what_was_there() {

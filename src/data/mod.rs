@@ -2,7 +2,10 @@
 
 pub mod images;
 pub mod normalize;
-#[cfg(feature = "sim")]
+#[cfg_attr(
+    not(any(feature = "sim", test)),
+    expect(dead_code, reason = "only the sanitizer reads and writes whole arrays")
+)]
 pub(crate) mod npy;
 pub mod shapes;
 

@@ -118,11 +118,12 @@ fn tuple(value: &str) -> Option<Vec<usize>> {
     sizes.into_iter().map(|size| size.parse().ok()).collect()
 }
 
-/// Writes `values`, whose type WGSL calls `name` (`f16`, `f32`, `u32` or `i32`).
+/// Everything in front of the data of an array of little-endian elements, whose type WGSL calls `name` (`f16`, `f32`, `u32` or
+/// `i32`); at least `least` bytes, so that a larger array's header leaves room for it.
 ///
 /// # Errors
-/// [`Error::Write`] if it cannot be written.
-pub(crate) fn write(path: &Path, shape: &[usize], name: &str, values: &[f64]) -> Result<()> {
+/// [`Error::Input`] for more axes than a header has room for.
+pub(crate) fn header(shape: &[usize], name: &str, least: usize) -> Result<Vec<u8>> {
     let descr = match name {
         "f16" => "<f2",
         "u32" => "<u4",
@@ -131,19 +132,24 @@ pub(crate) fn write(path: &Path, shape: &[usize], name: &str, values: &[f64]) ->
     };
     let sizes: Vec<String> = shape.iter().map(usize::to_string).collect();
     let comma = if sizes.len() == 1 { "," } else { "" };
-    let mut header =
-        format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}{comma}), }}", sizes.join(", "));
+    let mut text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}{comma}), }}", sizes.join(", "));
     // The marks and the length come before, a line feed behind.
     let before = MAGIC.len() + 4;
-    let width = (before + header.len() + 1).next_multiple_of(ALIGN) - before - 1;
-    let _ = write!(header, "{:1$}", "", width - header.len());
-    header.push('\n');
-    let length = u16::try_from(header.len()).map_err(|_| Error::file(path, format!("{} axes", shape.len())))?;
+    let width = (before + text.len() + 1).max(least).next_multiple_of(ALIGN) - before - 1;
+    let _ = write!(text, "{:1$}", "", width - text.len());
+    text.push('\n');
+    let length = u16::try_from(text.len()).map_err(|_| Error::Input(format!(".npy: {} axes", shape.len())))?;
+    Ok([MAGIC, &[1, 0], &length.to_le_bytes(), text.as_bytes()].concat())
+}
+
+/// Writes `values`, whose type WGSL calls `name` (`f16`, `f32`, `u32` or `i32`).
+///
+/// # Errors
+/// [`Error::Write`] if it cannot be written.
+pub(crate) fn write(path: &Path, shape: &[usize], name: &str, values: &[f64]) -> Result<()> {
+    let header = header(shape, name, 0)?;
     write_whole(path, |file| {
-        file.write_all(MAGIC)?;
-        file.write_all(&[1, 0])?;
-        file.write_all(&length.to_le_bytes())?;
-        file.write_all(header.as_bytes())?;
+        file.write_all(&header)?;
         for value in values {
             match name {
                 "f16" => file.write_all(&f16::from_f64(*value).to_le_bytes())?,
@@ -191,6 +197,18 @@ mod tests {
             assert_eq!((bytes.len(), bytes[127], usize::from(bytes[8])), (128 + 4 * n, b'\n', 118));
             assert_eq!(read(&path).unwrap().shape, shape);
         }
+    }
+
+    #[test]
+    fn a_smaller_array_fits_the_header_of_a_larger_one() {
+        for n in [9, 1 << 60] {
+            let large = super::header(&[n; 8], "f32", 0).unwrap();
+            let small = super::header(&[1, 2], "f32", large.len()).unwrap();
+            assert_eq!((small.len(), small.len() % ALIGN), (large.len(), 0));
+            let npy = parse(&[small.as_slice(), &[0; 8]].concat()).unwrap();
+            assert_eq!((npy.shape, npy.values), (vec![1, 2], vec![0.0; 2]));
+        }
+        assert!(super::header(&[1; 40_000], "f32", 0).is_err());
     }
 
     /// A file with this header and data.

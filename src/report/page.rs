@@ -1,19 +1,17 @@
 //! `report.html`: a page that stands alone, for light and dark, wide and narrow screens.
 
 use std::fmt::Write;
-use std::io::Cursor;
 use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use image::{ImageFormat, RgbImage};
 
 use super::chart::{Bars, Lines};
 use super::roofline::Roofline;
 use super::table::Table;
+use crate::Result;
 use crate::data::{ImageSet, Picture};
 use crate::files::write_whole;
-use crate::{Error, Result};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -105,7 +103,7 @@ impl Page {
     /// A picture with a line under it, every pixel shown as a square.
     ///
     /// # Errors
-    /// [`Error::Input`] if the pixels do not fill the picture.
+    /// [`crate::Error::Input`] if the pixels do not fill the picture.
     pub fn picture(&mut self, picture: &Picture, caption: &str) -> Result<()> {
         let uri = data_uri(picture)?;
         self.add(format_args!(
@@ -133,7 +131,7 @@ impl Page {
     /// Writes the page to a file.
     ///
     /// # Errors
-    /// [`Error::File`] if it cannot be written.
+    /// [`crate::Error::File`] if it cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         write_whole(path, |file| std::io::Write::write_all(file, self.html().as_bytes()))
     }
@@ -150,14 +148,7 @@ pub(super) fn escape(text: &str) -> String {
 
 /// A picture as PNG inside an address.
 fn data_uri(picture: &Picture) -> Result<String> {
-    let wrong = |e: &str| Error::Input(format!("a picture of {}x{}: {e}", picture.width, picture.height));
-    // The image crate takes too many pixels as well as enough.
-    let fills = picture.rgb.len() == picture.width * picture.height * 3;
-    let rgb = RgbImage::from_raw(picture.width as u32, picture.height as u32, picture.rgb.clone()).filter(|_| fills);
-    let rgb = rgb.ok_or_else(|| wrong(&format!("{} bytes of pixels do not fill it", picture.rgb.len())))?;
-    let mut png = Cursor::new(Vec::new());
-    rgb.write_to(&mut png, ImageFormat::Png).map_err(|e| wrong(&e.to_string()))?;
-    Ok(format!("data:image/png;base64,{}", STANDARD.encode(png.into_inner())))
+    Ok(format!("data:image/png;base64,{}", STANDARD.encode(picture.png()?)))
 }
 
 /// Grey between pictures, quiet on light and on dark.

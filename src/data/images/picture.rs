@@ -1,12 +1,13 @@
 //! One picture: PNG, JPEG or WebP to 8-bit RGB.
 
-use std::io::Cursor;
+use std::io::{Cursor, Write};
 use std::path::Path;
 
 use image::imageops::{self, FilterType};
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, RgbImage};
 
 use super::read_file;
+use crate::files::write_whole;
 use crate::{Error, Result};
 
 /// A picture, 8 bits a channel.
@@ -50,6 +51,30 @@ impl Picture {
         })?;
         let resized = imageops::resize(&square, target.into(), target.into(), FilterType::Triangle);
         Ok(Self { rgb: resized.into_raw(), height: side, width: side })
+    }
+
+    /// Writes the picture as PNG.
+    ///
+    /// # Errors
+    /// [`Error::Write`] if it cannot be written, [`Error::Input`] if the pixels do not fill it.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let png = self.png()?;
+        write_whole(path, |file| file.write_all(&png))
+    }
+
+    /// The picture as PNG.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the pixels do not fill it.
+    pub(crate) fn png(&self) -> Result<Vec<u8>> {
+        let wrong = |e: &str| Error::Input(format!("a picture of {}x{}: {e}", self.width, self.height));
+        // The image crate takes too many pixels as well as enough.
+        let fills = self.rgb.len() == self.width * self.height * 3;
+        let rgb = RgbImage::from_raw(self.width as u32, self.height as u32, self.rgb.clone()).filter(|_| fills);
+        let rgb = rgb.ok_or_else(|| wrong(&format!("{} bytes of pixels do not fill it", self.rgb.len())))?;
+        let mut png = Cursor::new(Vec::new());
+        rgb.write_to(&mut png, ImageFormat::Png).map_err(|e| wrong(&e.to_string()))?;
+        Ok(png.into_inner())
     }
 
     /// Brightness of each pixel, `[height, width]`: 0.299 R + 0.587 G + 0.114 B, rounded.

@@ -4,9 +4,15 @@
 //! neighbours. A [`Backbone`] goes into a file without its head and comes back as it was.
 
 mod backbone;
+mod embed;
 mod features;
 mod knn;
+mod sheet;
+mod teacher;
 
 pub use backbone::{Backbone, PixelBackbone, load_backbone, save_backbone};
+pub use embed::{EmbedConfig, EmbedReport, Embedding};
 pub use features::{Features, extract};
 pub use knn::{Knn, PROTOCOLS, Protocol};
+pub use sheet::{SHEET_IMAGES, SHEET_VIEWS, views_sheet};
+pub use teacher::{Teacher, TeacherViews, teacher_features};
