@@ -29,14 +29,17 @@ impl Digest {
         self.word(bytes.len() as u64);
     }
 
-    /// Every step is one to one in the sum before, so a difference stays.
+    /// Every step is one to one in the sum before, so a difference stays; the shifts carry high bits down, where a product alone
+    /// would leave a change of the highest bit one of a single bit.
     fn word(&mut self, word: u64) {
-        self.0 = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+        let mixed = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed = (mixed ^ mixed >> 32).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        self.0 = mixed ^ mixed >> 29;
     }
 
     /// 16 hexadecimal digits.
     pub(crate) fn text(self) -> String {
-        format!("{:016x}", self.0 ^ (self.0 >> 32))
+        format!("{:016x}", self.0)
     }
 }
 
