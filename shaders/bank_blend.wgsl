@@ -93,8 +93,8 @@ fn weigh_groups_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgr
     }
 }
 
-// ---- the mean so far: one invocation per element ----
-struct BlendParams { n: u32, n_cols: u32, goes_on: u32, is_last: u32 }
+// ---- the mean so far: one workgroup per query, without a division by the width ----
+struct BlendParams { n_rows: u32, n_cols: u32, goes_on: u32, is_last: u32 }
 @group(0) @binding(0) var<storage, read> blend_sums: array<f32>;              // [n_rows, n_cols]: weighted, of this chunk
 @group(0) @binding(1) var<storage, read> blend_state: array<vec4<f32>>;       // [n_rows]
 @group(0) @binding(2) var<storage, read_write> blend_mean: array<f32>;        // [n_rows, n_cols]
@@ -104,14 +104,18 @@ var<immediate> blend_params: BlendParams;
 fn blend_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
              @builtin(local_invocation_index) local: u32) {
     let p = blend_params;
-    let i = thread_id(group, n_groups, local, WG_SIZE);
-    if i >= p.n {
+    let row = group_id(group, n_groups);
+    if row >= p.n_rows {
         return;
     }
-    let state = blend_state[i / p.n_cols];
-    var mean = blend_sums[i];
-    if p.goes_on == 1u {
-        mean += blend_mean[i] * state.z;
+    let state = blend_state[row];
+    let divisor = select(1.0, state.y, p.is_last == 1u);
+    for (var col = local; col < p.n_cols; col += WG_SIZE) {
+        let i = row * p.n_cols + col;
+        var mean = blend_sums[i];
+        if p.goes_on == 1u {
+            mean += blend_mean[i] * state.z;
+        }
+        blend_mean[i] = mean / divisor;
     }
-    blend_mean[i] = mean / select(1.0, state.y, p.is_last == 1u);
 }

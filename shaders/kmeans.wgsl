@@ -1,16 +1,16 @@
 // New centres of clusters: the mean of a cluster's rows, or, where it has none, a row drawn by round and cluster.
-// One invocation per element of the centres. The sums are there, as are the places where the rows of each cluster start.
+// One workgroup per cluster. The sums are there, as are the places where the rows of each cluster start.
 const WG_SIZE = 64u;
 
 struct CentresParams {
-    n: u32, n_cols: u32, n_data: u32,                                   // elements of the centres, of a row; rows
+    n_clusters: u32, n_cols: u32, n_data: u32,                          // elements of a row; rows
     key_0: u32, key_1: u32, step: u32, stream: u32,
     round: u32,
 }
 @group(0) @binding(0) var<storage, read> centres_data: array<Elem>;            // [n_data, n_cols]
-@group(0) @binding(1) var<storage, read> centres_sums: array<f32>;             // [k, n_cols]
-@group(0) @binding(2) var<storage, read> centres_starts: array<u32>;           // [k + 1]
-@group(0) @binding(3) var<storage, read_write> centres_out: array<f32>;        // [k, n_cols]
+@group(0) @binding(1) var<storage, read> centres_sums: array<f32>;             // [n_clusters, n_cols]
+@group(0) @binding(2) var<storage, read> centres_starts: array<u32>;           // [n_clusters + 1]
+@group(0) @binding(3) var<storage, read_write> centres_out: array<f32>;        // [n_clusters, n_cols]
 var<immediate> centres_params: CentresParams;
 
 // The rounds have the high word of the element to themselves; word 0 is for the rows that are there before all rounds.
@@ -24,15 +24,21 @@ fn drawn_row(cluster: u32) -> u32 {
 fn kmeans_centres_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) n_groups: vec3<u32>,
                       @builtin(local_invocation_index) local: u32) {
     let p = centres_params;
-    let i = thread_id(group, n_groups, local, WG_SIZE);
-    if i >= p.n {
+    let cluster = group_id(group, n_groups);
+    if cluster >= p.n_clusters {
         return;
     }
-    let cluster = i / p.n_cols;
     let count = centres_starts[cluster + 1u] - centres_starts[cluster];
-    var centre = centres_sums[i] / f32(max(count, 1u));
+    var row = 0u;
     if count == 0u {
-        centre = f32(centres_data[drawn_row(cluster) * p.n_cols + (i - cluster * p.n_cols)]);
+        row = drawn_row(cluster);
     }
-    centres_out[i] = centre;
+    for (var col = local; col < p.n_cols; col += WG_SIZE) {
+        let i = cluster * p.n_cols + col;
+        var centre = centres_sums[i] / f32(max(count, 1u));
+        if count == 0u {
+            centre = f32(centres_data[row * p.n_cols + col]);
+        }
+        centres_out[i] = centre;
+    }
 }

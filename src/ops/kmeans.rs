@@ -16,7 +16,7 @@ use crate::tensor::{DType, Tensor, check};
 use crate::{Error, Result};
 
 const SOURCE: &str = include_str!("../../shaders/kmeans.wgsl");
-const WG_SIZE: u64 = 64;
+const WG_SIZE: usize = 64;
 /// Rows that look for their centre at once.
 const CHUNK_ROWS: usize = 2048;
 /// What makes a centre that is none worse than any other: a low number whose sum with a product is finite.
@@ -25,7 +25,7 @@ const NO_CENTRE: f32 = -3e38;
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct CentresParams {
-    n: u32,
+    n_clusters: u32,
     n_cols: u32,
     n_data: u32,
     key_0: u32,
@@ -84,7 +84,7 @@ pub fn kmeans(data: &Tensor, k: usize, rounds: usize, key: Key) -> Result<Cluste
             .types(&[data.dtype()])
             .bind([data.binding(), sums.binding(), starts.binding(), next.binding()])
             .params(&CentresParams {
-                n: (k * d) as u32,
+                n_clusters: k as u32,
                 n_cols: d as u32,
                 n_data: n as u32,
                 key_0: key.seed as u32,
@@ -93,7 +93,8 @@ pub fn kmeans(data: &Tensor, k: usize, rounds: usize, key: Key) -> Result<Cluste
                 stream: key.stream,
                 round: round as u32,
             })
-            .groups(((k * d) as u64).div_ceil(WG_SIZE))
+            .groups(k as u64)
+            .rounds(d.div_ceil(WG_SIZE) + 1)
             .cost((k * d) as u64, 8 * (k * d) as u64)
             .run()?;
         centres = next;

@@ -47,7 +47,7 @@ struct WeighParams {
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct BlendParams {
-    n: u32,
+    n_rows: u32,
     n_cols: u32,
     goes_on: u32,
     is_last: u32,
@@ -161,8 +161,9 @@ pub fn softmax_mean(queries: &Tensor, keys: &Tensor, values: &Tensor, temperatur
             .launch(&BLEND_FWD)
             .types(&[DType::F32; 2])
             .bind([sums.binding(), state.binding(), mean.binding()])
-            .params(&BlendParams { n: mean.len() as u32, n_cols: n_cols as u32, goes_on, is_last })
-            .groups((mean.len() as u64).div_ceil(WG_SIZE))
+            .params(&BlendParams { n_rows: b as u32, n_cols: n_cols as u32, goes_on, is_last })
+            .groups(b as u64)
+            .rounds(n_cols.div_ceil(WG_SIZE as usize) + 1)
             .cost(2 * mean.len() as u64, 12 * mean.len() as u64)
             .run()?;
     }
