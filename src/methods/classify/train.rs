@@ -355,14 +355,11 @@ impl TrainRun {
     fn save(&self, folder: &Path, name: &str, weights: &Weights) -> Result<()> {
         let path = folder.join(name).with_extension("safetensors");
         weights.save(&path, &self.spec.plan().params, &std::collections::BTreeMap::new())?;
-        let mut hints = Hints {
+        let hints = Hints {
             normalize: Some(self.settled.normalize.clone()),
             classes: Some(self.train.class_names.clone()),
-            ..Hints::default()
+            ..Hints::of(&self.spec)
         };
-        if let ModelSpec::Vit(vit) = &self.spec {
-            hints = Hints { heads: Some(vit.heads), norm: Some(vit.norm), act: Some(vit.act), ..hints };
-        }
         crate::report::write_json(&Hints::path(&path), &to_value(&hints)?)
     }
 

@@ -177,7 +177,7 @@ fn make(runtime: &Runtime, teacher: &Teacher, set: &ImageSet, views: &TeacherVie
         let most = RESIDENT_BYTES.min(runtime.profile().limits.binding_bytes as usize);
         if set.images.len() > most {
             return Err(Error::Limit {
-                what: "bytes of images for fixed views".into(),
+                what: "bytes of images for fixed views (without fixed views each epoch makes its own)".into(),
                 asked: set.images.len() as u64,
                 limit: most as u64,
                 adapter: runtime.profile().name.clone(),
@@ -304,4 +304,49 @@ fn checksum(bytes: &[u8]) -> String {
     let mut digest = Digest::new();
     digest.add(bytes);
     digest.text()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Split, shapes};
+    use crate::methods::ssl::save_backbone;
+    use crate::nn::{Hints, initial};
+
+    #[test]
+    fn what_is_wrong_with_kept_features_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = ModelSpec::by_name("resnet8_x0.25").unwrap();
+        let path = folder.path().join("w.safetensors");
+        let hints = Hints { normalize: Some("cifar".into()), ..Hints::default() };
+        save_backbone(&path, &spec, &initial(&spec, 1).unwrap(), &hints).unwrap();
+        let set = shapes(3, 1, Split::Train);
+        let teacher = Teacher::load(&path, &NetworkFlags::default(), &set).unwrap();
+        let views = TeacherViews { n: 2, recipe: Recipe::WEAK, seed: 1 };
+        let kept = |views: &TeacherViews| Kept::new(folder.path(), &teacher, &set, views, [6, teacher.n_features()]);
+        assert_eq!(kept(&views).read(), Ok(None));
+        let values: Vec<f32> = (0..6 * teacher.n_features()).map(|i| i as f32).collect();
+        kept(&views).write(&values).unwrap();
+        let bytes = kept(&views).read().unwrap().unwrap();
+        assert_eq!(bytemuck::pod_collect_to_vec::<u8, f32>(&bytes), values);
+
+        let file = folder.path().join(FILE);
+        let whole = std::fs::read(&file).unwrap();
+        let other = TeacherViews { seed: 2, recipe: Recipe::STRONG, ..views };
+        assert_eq!(kept(&other).read().unwrap_err(), "of other inputs (recipe, seed)");
+        let mut damaged = whole.clone();
+        damaged[whole.len() - 3] ^= 4;
+        std::fs::write(&file, &damaged).unwrap();
+        assert_eq!(kept(&views).read().unwrap_err(), "damaged: its data is not what was written");
+        std::fs::write(&file, &whole[..whole.len() - 3]).unwrap();
+        let reason = kept(&views).read().unwrap_err();
+        assert!(reason.starts_with("damaged safetensors file: truncated") && reason.lines().count() == 1, "{reason}");
+        std::fs::copy(&path, &file).unwrap();
+        let reason = kept(&views).read().unwrap_err();
+        assert_eq!(reason, "of other inputs (format, images, kind, recipe, seed, teacher, views)");
+        // As many features of another shape, under the same inputs.
+        std::fs::write(&file, &whole).unwrap();
+        let wider = Kept { shape: [3, 2 * teacher.n_features()], ..kept(&views) };
+        assert_eq!(wider.read().unwrap_err(), "holds features [6, 16], features [3, 32] wanted");
+    }
 }
