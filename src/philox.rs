@@ -35,6 +35,8 @@ pub mod stream {
     pub const VIEWS: u32 = 8;
     /// First rows of memory banks.
     pub const BANK: u32 = 16;
+    /// Which images keep their label where few do; the step is the class.
+    pub const FEW_LABELS: u32 = 20;
 }
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

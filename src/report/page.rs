@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::chart::{Bars, Lines};
+use super::points::Points;
 use super::roofline::Roofline;
 use super::table::Table;
 use crate::Result;
@@ -86,6 +87,11 @@ impl Page {
     /// Curves.
     pub fn lines(&mut self, lines: &Lines) {
         self.body += &lines.html();
+    }
+
+    /// Points in the plane.
+    pub fn points(&mut self, points: &Points) {
+        self.body += &points.html();
     }
 
     /// A roofline.

@@ -1,11 +1,12 @@
 //! Features of self-supervised networks and what judges them.
 
 use crate::support::runtime;
-use leanvision::data::{Split, shapes};
-use leanvision::methods::ssl::{Features, Knn, PROTOCOLS, extract};
-use leanvision::nn::{Model, ModelSpec, ParamKind, Training, Weights, untrained};
+use leanvision::data::{ImageSet, Split, shapes};
+use leanvision::methods::ssl::{Features, FewLabels, Knn, PROTOCOLS, Probe, ProbeProtocol, Spread, extract, ridge};
+use leanvision::nn::{Model, ModelSpec, ParamKind, ParamSpec, Training, Weights, initial, untrained};
+use leanvision::ops::{Act, elementwise::cast, matmul::matmul, norm::batch_norm_train};
 use leanvision::philox::Philox;
-use leanvision::{Runtime, Tensor};
+use leanvision::{DType, Runtime, Tensor};
 
 /// `n` features of length `d` around one centre per class, of any length; the same centres for every `draw`.
 fn clustered(runtime: &Runtime, n: usize, d: usize, n_classes: usize, spread: f32, draw: u32) -> (Features, Vec<f32>) {
@@ -153,4 +154,101 @@ fn what_does_not_fit_is_said() {
     let model = Model::new(&runtime, &spec, &Weights::new(&params, values).unwrap()).unwrap();
     let set = shapes(4, 2, Split::Test);
     assert!(extract(&model, &runtime, &set, (&one, &one), 4, true).unwrap_err().to_string().contains("no numbers"));
+}
+
+#[test]
+fn probes_find_what_is_linear() {
+    let Some(runtime) = runtime() else { return };
+    let (train, _) = clustered(&runtime, 1000, 32, 10, 2.0, 0);
+    let (test, _) = clustered(&runtime, 400, 32, 10, 2.0, 1);
+    let closed = ridge(&train, &test).unwrap();
+    assert!((60.0..99.0).contains(&closed), "{closed}");
+    for protocol in [ProbeProtocol::Standardized, ProbeProtocol::Raw] {
+        let probe = Probe::of(protocol, &train, &test, 0, true).unwrap();
+        // 400 images: a standard error of 2 points.
+        assert!((probe.last - closed).abs() < 6.0, "{protocol}: {probe:?}, closed form {closed}");
+        assert!(probe.best_on_test >= probe.last && (1..=90).contains(&probe.best_epoch));
+        assert_eq!(Probe::of(protocol, &train, &test, 0, true).unwrap(), probe);
+    }
+    let (near, _) = clustered(&runtime, 1000, 32, 10, 1.0, 0);
+    let (near_test, _) = clustered(&runtime, 400, 32, 10, 1.0, 1);
+    let few = [0.01, 0.1].map(|share| FewLabels::of(&near, &near_test, share, 0, true).unwrap());
+    assert_eq!(few.map(|few| few.n), [10, 100]);
+    let (one, ten) = (few[0].probe.last, few[1].probe.last);
+    assert!(one > 30.0 && ten > one + 10.0 && ten < ridge(&near, &near_test).unwrap(), "{few:?}");
+    // Labels that say nothing.
+    let labels = (0..1000_u32).map(|i| i * i % 1009 % 10).collect();
+    let noise = Features::new(train.values().clone(), labels, 10).unwrap();
+    for top1 in [ridge(&noise, &test).unwrap(), Probe::of(ProbeProtocol::Raw, &noise, &test, 0, true).unwrap().last] {
+        assert!(top1 < 25.0, "{top1}");
+    }
+    let (other, _) = clustered(&runtime, 20, 31, 10, 1.0, 0);
+    assert!(ridge(&train, &other).is_err() && Probe::of(ProbeProtocol::Raw, &train, &other, 0, true).is_err());
+}
+
+/// Features of `set` in `model`, with pixels in -1..1.
+fn features_of(model: &Model, runtime: &Runtime, set: &ImageSet) -> Features {
+    let constant = |v: f32| Tensor::from_slice(runtime, &[v; 3], &[3]).unwrap();
+    extract(model, runtime, set, (&constant(1.0 / 127.5), &constant(-1.0)), 50, true).unwrap()
+}
+
+#[test]
+fn only_networks_that_collapsed_raise_the_alarm() {
+    let Some(runtime) = runtime() else { return };
+    let set = shapes(100, 1, Split::Train);
+    for arch in ["resnet20", "resnet56", "resnet18_cifar_x0.25"] {
+        let spec = ModelSpec::by_name(arch).unwrap();
+        let params = spec.plan().params;
+        let weights = initial(&spec, 0).unwrap();
+        let model = Model::new(&runtime, &spec, &weights).unwrap();
+        let features = features_of(&model, &runtime, &set);
+        let spread = Spread::of(features.values()).unwrap();
+        eprintln!("{arch}, untrained: {spread:?}");
+        assert!(!spread.features_collapsed(), "{arch}: {spread:?}");
+        // What a bank holds: behind a head, whose norm takes the batch's statistics.
+        let d = features.dim();
+        let matrix = |n: usize, step: u32| {
+            let draws = &mut Philox::new(1, 900, step);
+            let values: Vec<f32> = (0..d * n).map(|_| (2.0 * draws.uniform_f32() - 1.0) / (d as f32).sqrt()).collect();
+            Tensor::from_slice(&runtime, &values, &[d, n]).unwrap()
+        };
+        let constant = |v: f32| Tensor::from_slice(&runtime, &vec![v; d], &[d]).unwrap();
+        let hidden = matmul(features.values(), &matrix(d, 0)).unwrap();
+        let hidden = batch_norm_train(&hidden, &constant(1.0), &constant(0.0), 1e-5, Act::Relu).unwrap().0;
+        let targets = matmul(&hidden, &matrix(32, 1)).unwrap();
+        let spread = Spread::of(&targets).unwrap();
+        assert!(!spread.collapsed() && spread.spread > 0.4, "{arch}: {spread:?} behind a head");
+
+        // A network that makes the same of every image: nothing comes through its convolutions.
+        let blind = |(param, values): (&ParamSpec, &Vec<f32>)| match param.kind {
+            ParamKind::ConvWeight => vec![0.0; values.len()],
+            ParamKind::NormBias => vec![0.3; values.len()],
+            _ => values.clone(),
+        };
+        let blind = Weights::new(&params, params.iter().zip(weights.iter()).map(blind).collect()).unwrap();
+        let blind = features_of(&Model::new(&runtime, &spec, &blind).unwrap(), &runtime, &set);
+        let spread = Spread::of(blind.values()).unwrap();
+        assert!(spread.collapsed() && spread.features_collapsed(), "{arch}: {spread:?} of one output");
+        assert!(blind.values().to_vec::<f32>().unwrap().iter().any(|v| *v != 0.0));
+    }
+}
+
+#[test]
+fn spread_is_of_rows_from_all_over() {
+    let Some(runtime) = runtime() else { return };
+    // The rows at the end alone differ: a look at the first 2,048 would find them equal.
+    let (m, d) = (6000, 4);
+    let value = |i: usize| if i < 4000 * d { 1.0 } else { ((i * i % 1013) as f32).sin() };
+    let rows: Vec<f32> = (0..m * d).map(value).collect();
+    let tensor = Tensor::from_slice(&runtime, &rows, &[m, d]).unwrap();
+    let spread = Spread::of(&tensor).unwrap();
+    assert_eq!(spread, Spread::of_rows(&rows, d));
+    assert!(!spread.collapsed(), "{spread:?}");
+    let first = Spread::of(&tensor.slice(0, 0..2048).unwrap()).unwrap();
+    assert!(first.collapsed() && first.spread < 1e-6, "{first:?}");
+    let half = Spread::of(&cast(&tensor, DType::F16).unwrap()).unwrap();
+    assert!((half.spread - spread.spread).abs() < 1e-3 && (half.effective_rank - spread.effective_rank).abs() < 1e-2);
+    assert!(Spread::of(&tensor.reshape(&[m * d]).unwrap()).is_err());
+    let words = Tensor::from_slice(&runtime, &[1_u32; 8], &[2, 4]).unwrap();
+    assert!(Spread::of(&words).is_err());
 }

@@ -9,6 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::features::Features;
+use super::probe::percent;
 use crate::Result;
 use crate::ops::matmul::matmul;
 use crate::ops::topk::topk;
@@ -67,12 +68,9 @@ impl Knn {
     /// bank of fewer features than a protocol asks for votes as a whole.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the features differ in length or classes, [`Error::Input`] if they have none.
+    /// [`crate::Error::Shape`] if the features differ in length or classes, [`crate::Error::Input`] if they have none.
     pub fn of(bank: &Features, queries: &Features) -> Result<Self> {
-        let right = |classes: &Vec<u32>| {
-            let n = classes.iter().zip(queries.labels()).filter(|(a, b)| a == b).count();
-            100.0 * n as f64 / queries.len() as f64
-        };
+        let right = |classes: &Vec<u32>| percent(classes, queries.labels());
         let [uniform1, uniform20, weighted20, weighted200] = Self::predict(bank, queries)?.each_ref().map(right);
         Ok(Self { uniform1, uniform20, weighted20, weighted200 })
     }
