@@ -6,6 +6,7 @@
 # make bench-peers        the same work beside burn on the same adapter and candle on the CPU, in turns (builds both: half an hour)
 # make bench-classify     top-1 of the published networks on all their test images (needs LEANVISION_DATA)
 # make bench-train        a ResNet-20 of half width trained on real images, to over 50 % top-1 (needs LEANVISION_DATA)
+# make bench-ssl        self-supervised learning and distillation on real images, held to what they must reach (needs LEANVISION_DATA; 40 minutes)
 # make lint               format, lints, documentation
 
 # Real images and trained networks, where there are any; tests that need them say when they are absent.
@@ -21,7 +22,7 @@ ifndef XDG_RUNTIME_DIR
 export NODEVICE_SELECT ?= 1
 endif
 
-.PHONY: demo test test-portability sanitize bench bench-peers bench-classify bench-train lint setup
+.PHONY: demo test test-portability sanitize bench bench-peers bench-classify bench-train bench-ssl lint setup
 
 setup:
 	@bash .ci/setup.sh
@@ -51,6 +52,9 @@ bench-classify: setup
 
 bench-train: setup
 	@bash .ci/bench-train.sh
+
+bench-ssl: setup
+	@bash .ci/bench-ssl.sh
 
 lint:
 	cargo fmt --check

@@ -9,6 +9,8 @@ mod gpubench_reports;
 #[cfg(feature = "sim")]
 #[path = "cli/sanitize.rs"]
 mod sanitize;
+#[path = "cli/ssl.rs"]
+mod ssl;
 #[path = "cli/train.rs"]
 mod train;
 

@@ -14,6 +14,7 @@ mod micro;
 mod page;
 mod pages;
 mod pipeline;
+mod pipeline_ssl;
 mod roofline;
 #[cfg(feature = "sim")]
 pub mod sanitize;

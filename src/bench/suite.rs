@@ -10,6 +10,7 @@ use super::config::all_families;
 use super::figures::{Peaks, Quality, Row};
 use super::micro::{self, MICRO};
 use super::pipeline::{self, PIPELINE};
+use super::pipeline_ssl;
 use super::{By, Case, Level, SuiteFlags, kernel};
 use crate::report::{Progress, Table, number};
 use crate::runtime::{DeviceProfile, Runtime, Tuned, list_devices};
@@ -142,7 +143,11 @@ pub fn list(runtime: &Runtime, flags: &SuiteFlags) -> Result<(String, Value)> {
 fn build(runtime: &Runtime, family: &str, level: Level) -> Result<Vec<Case>> {
     match family {
         MICRO => micro::cases(runtime, level),
-        PIPELINE => pipeline::cases(runtime, level),
+        PIPELINE => {
+            let mut cases = pipeline::cases(runtime, level)?;
+            cases.extend(pipeline_ssl::cases(runtime, level)?);
+            Ok(cases)
+        }
         _ => kernel::cases(runtime, family, level),
     }
 }

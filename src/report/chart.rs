@@ -75,6 +75,12 @@ impl Lines {
         }
     }
 
+    /// Whether there is no curve yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.series.is_empty()
+    }
+
     pub(super) fn html(&self) -> String {
         let points = || self.series.iter().flat_map(|s| &s.1).filter(|(x, y)| x.is_finite() && y.is_finite());
         if points().next().is_none() {

@@ -1,5 +1,6 @@
 //! Training a network on labelled images.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -288,7 +289,7 @@ impl TrainRun {
 
         let mean_std = normalize.parse::<Normalize>()?.mean_std(self.train.channels)?;
         let (scale, shift) = scale_shift(runtime, &mean_std)?;
-        let pixels = Pixels::new(runtime, &self.train, recipe, RESIDENT_BYTES)?;
+        let pixels = Pixels::new(runtime, Cow::Borrowed(&self.train), recipe, RESIDENT_BYTES)?;
         let pad = if *augment == Augment::None { 0 } else { self.train.height.min(self.train.width) / 8 };
         let flip = *augment == Augment::CropFlip;
         let labels = Tensor::from_slice(runtime, &self.train.labels, &[n])?;

@@ -1,7 +1,9 @@
 //! The memory bank, what lies beside it, and the targets that it gives.
 
+use super::loss::distance;
 use super::method::Method;
 use super::pseudo::Pseudo;
+use super::step::BANK_STEPS;
 use crate::methods::training::Batch;
 use crate::ops::bank::{
     NONE, Tags, Tally, enqueue, mark, mean_rows, nearest, nearest_among, random_unit, store_rows, tally,
@@ -17,8 +19,6 @@ use crate::{DType, Result, Runtime, Tensor};
 const NOBODY: u32 = NONE - 1;
 /// Share of the running averages of losses that stays from step to step.
 const TERM_MOMENTUM: f32 = 0.98;
-/// What the banks' first rows are drawn with: a step past those of any image's views.
-const BANK_STEP: u32 = 1;
 
 /// What a memory is made for.
 #[derive(Debug, Clone, Copy)]
@@ -30,8 +30,10 @@ pub(super) struct MemorySpec {
     pub(super) m: usize,
     /// Width of an entry.
     pub(super) d: usize,
-    /// Rows of a micro-batch.
-    pub(super) b: usize,
+    /// Images of a step.
+    pub(super) batch: usize,
+    /// Of a micro-batch.
+    pub(super) micro_batch: usize,
     /// Neighbours.
     pub(super) k: usize,
     /// Of the bank and the pool.
@@ -61,8 +63,9 @@ pub(super) struct Memory {
     tags: Option<Tensor>,
     /// What neighbours were since they were last asked for, u32 `[8]`: among all, among a part.
     totals: [Tensor; 2],
-    /// Running averages of the loss by all neighbours and by those of a part, f32 `[2]`.
+    /// Running averages of the loss by all neighbours and by those of a part, and of 1, which tells how full they are, f32 `[4]`.
     terms: Tensor,
+    one: Tensor,
     /// Targets of the last batch f32 `[b, d]`, and its neighbours among a part u32 `[b k]`.
     last: (Tensor, Tensor),
 }
@@ -84,7 +87,7 @@ impl Memory {
     /// A memory of random unit vectors and no images; `labels` of all images, if they are known, and `parts` by image for methods
     /// that are given them.
     pub(super) fn new(runtime: &Runtime, spec: MemorySpec, labels: Option<&[u32]>) -> Result<Self> {
-        let MemorySpec { method, n_images, m, d, b, k, dtype, seed } = spec;
+        let MemorySpec { method, n_images, m, d, batch, micro_batch: b, k, dtype, seed } = spec;
         let full = |n: usize, value: u32| Tensor::from_slice(runtime, &vec![value; n], &[n]);
         let unknown = vec![NONE; n_images];
         let labels = labels.unwrap_or(&unknown);
@@ -95,18 +98,19 @@ impl Memory {
             Method::CmsfSup => Some([labels, &[NOBODY]].concat()),
             _ => None,
         };
-        let key = Key::new(seed, stream::BANK, BANK_STEP);
+        let key = Key::new(seed, stream::BANK, BANK_STEPS[0]);
         Ok(Self {
             bank: random_unit(runtime, [m, d], dtype, key)?,
             ids: full(m, n_images as u32)?,
             labels: Tensor::from_slice(runtime, labels, &[n_images])?,
             pool: matches!(method, Method::Cmsf2q | Method::CmsfKm | Method::CmsfSemi).then(pooled).transpose()?,
             before: (method == Method::Cmsf2q).then(pooled).transpose()?,
-            first: (method == Method::Cmsf2q).then(|| full(b, n_images as u32)).transpose()?,
+            first: (method == Method::Cmsf2q).then(|| full(batch, n_images as u32)).transpose()?,
             parts: parts.map(|parts| Tensor::from_slice(runtime, &parts, &[n_images + 1])).transpose()?,
             tags: (method == Method::CmsfSemi).then(|| full(m, NOBODY)).transpose()?,
             totals: [full(Tally::WORDS, 0)?, full(Tally::WORDS, 0)?],
-            terms: Tensor::zeros(runtime, &[2], DType::F32)?,
+            terms: Tensor::zeros(runtime, &[4], DType::F32)?,
+            one: Tensor::from_slice(runtime, &[1.0_f32, 1.0], &[2])?,
             last: (Tensor::zeros(runtime, &[b, d], DType::F32)?, full(b * k.max(1), NONE)?),
             spec,
         })
@@ -186,8 +190,8 @@ impl Memory {
         }
         match (all, part) {
             (Some(all), Some(part)) => {
-                let term = |mu: &Tensor| super::loss::distance(q, mu)?.reshape(&[1]);
-                ema(&self.terms, &concat(&[&term(&all)?, &term(&part)?], 0)?, TERM_MOMENTUM, None)?;
+                let term = |mu: &Tensor| distance(q, mu)?.reshape(&[1]);
+                ema(&self.terms, &concat(&[&term(&all)?, &term(&part)?, &self.one], 0)?, TERM_MOMENTUM, None)?;
                 affine(&add(&all, &part)?, 0.5, 0.0)
             }
             (Some(mu), None) | (None, Some(mu)) => Ok(mu),
@@ -247,7 +251,9 @@ impl Memory {
         if !(self.spec.method.is_constrained() && self.spec.method.is_unconstrained()) {
             return Ok(None);
         }
-        Ok(<[f32; 2]>::try_from(self.terms.to_vec::<f32>()?).ok().map(|terms| terms.map(f64::from)))
+        let terms = self.terms.to_vec::<f32>()?;
+        let full = f64::from(terms[2]);
+        Ok((full > 0.0).then(|| [terms[0], terms[1]].map(|term| f64::from(term) / full)))
     }
 
     /// How many entries of the bank are nearer to a target than its neighbours among a part, on average, counted from 1: of the last

@@ -145,7 +145,7 @@ impl FewLabels {
 }
 
 /// The images that keep their label.
-fn few_of_each(labels: &[u32], n_classes: usize, share: f64, seed: u64) -> Vec<u32> {
+pub(super) fn few_of_each(labels: &[u32], n_classes: usize, share: f64, seed: u64) -> Vec<u32> {
     let mut of_class = vec![Vec::new(); n_classes.max(1)];
     labels.iter().zip(0..).for_each(|(label, image)| of_class[*label as usize].push(image));
     let mut few = Vec::new();

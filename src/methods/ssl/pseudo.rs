@@ -145,7 +145,7 @@ pub(super) fn few_labels(labels: &[u32], n_classes: usize, share: f64, seed: u64
         return Err(Error::Input(format!("--labels {share}: above 0 and up to 1 wanted")));
     }
     let mut known = vec![NONE; labels.len()];
-    for image in super::probe::few(labels, n_classes, share, seed) {
+    for image in super::probe::few_of_each(labels, n_classes, share, seed) {
         known[image as usize] = labels[image as usize];
     }
     Ok(known)

@@ -1,6 +1,6 @@
 //! What a training is settled on: flags, what the run before had, the method's usual values.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -62,9 +62,9 @@ pub struct Settled {
     /// Confidence of pseudo-labels.
     pub threshold: f64,
     /// Views for the trained network.
-    pub query: ViewRecipe,
+    pub query: views::Recipe,
     /// Views for the targets.
-    pub target: ViewRecipe,
+    pub target: views::Recipe,
     /// Whether the released code's choices are taken.
     pub paper_exact: bool,
     /// Whether blocks keep only their input.
@@ -78,11 +78,6 @@ pub struct Settled {
     /// The recipe.
     pub recipe: Recipe,
 }
-
-/// A recipe for views, as settings.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct ViewRecipe(pub views::Recipe);
 
 /// The flags of both trainings in one form.
 pub(super) struct Asked<'a> {
@@ -184,17 +179,17 @@ impl Asked<'_> {
             _ => temperature,
         });
         let strong = |strength| strength == Strength::Strong;
-        let view = |asked: Option<Strength>, usual: bool, before: Option<&ViewRecipe>| {
+        let view = |asked: Option<Strength>, usual: bool, before: Option<&views::Recipe>| {
             let flags = [shared.crop_min, shared.blur, shared.solarize];
             match before {
                 Some(before) if asked.is_none() && flags.iter().all(Option::is_none) && !shared.bicubic => *before,
-                _ => ViewRecipe(recipe_of(shared, asked.map_or(usual, strong), small)),
+                _ => recipe_of(shared, asked.map_or(usual, strong), small),
             }
         };
         let query = view(pretrain.and_then(|c| c.query_view), !method.is_distilled(), before.map(|b| &b.query));
         let both = method.is_symmetric() || method == Method::MocoV2;
         let target = view(pretrain.and_then(|c| c.target_view), both, before.map(|b| &b.target));
-        [query, target].iter().try_for_each(|recipe| recipe.0.check()).map_err(|e| Error::Input(e.to_string()))?;
+        [query, target].iter().try_for_each(|recipe| recipe.check()).map_err(|e| Error::Input(e.to_string()))?;
         let teacher = distill.and_then(|c| c.teacher.clone()).or_else(|| before.and_then(|b| b.teacher.clone()));
         let normalize = given(&shared.normalize, before.map(|b| &b.normalize), || {
             let usual = if train.channels == 3 { "cifar" } else { "0.5/0.5" };
@@ -374,9 +369,4 @@ pub(super) fn backbone(arch: &str, width: f64, stem: StemChoice, side: usize) ->
     };
     let name = if width == 1.0 { stemmed } else { format!("{stemmed}_x{width}") };
     ModelSpec::by_name(&name).map_err(|_| Error::Input(format!("--arch {arch} does not come with --width {width}")))
-}
-
-/// Whether a folder holds a run already.
-pub(super) fn holds_run(folder: &Path) -> bool {
-    folder.join("checkpoint.safetensors").exists()
 }

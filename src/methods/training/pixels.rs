@@ -1,5 +1,7 @@
 //! Training images on the device.
 
+use std::borrow::Cow;
+
 use super::{Batch, Recipe};
 use crate::data::ImageSet;
 use crate::{DType, Result, Runtime, Tensor};
@@ -9,7 +11,7 @@ pub(crate) const RESIDENT_BYTES: usize = 1 << 30;
 
 /// Training images: on the device as a whole, or sent batch by batch where they are too many.
 pub(crate) struct Pixels<'a> {
-    set: &'a ImageSet,
+    set: Cow<'a, ImageSet>,
     /// u8 `[n, h, w, c]`: all images, or those of a step.
     images: Tensor,
     /// Where those of a step are sent.
@@ -25,10 +27,11 @@ struct Sent {
 
 impl<'a> Pixels<'a> {
     /// Sets of `most` bytes stay on the device as a whole.
-    pub(crate) fn new(runtime: &Runtime, set: &'a ImageSet, recipe: &Recipe, most: usize) -> Result<Self> {
+    pub(crate) fn new(runtime: &Runtime, set: Cow<'a, ImageSet>, recipe: &Recipe, most: usize) -> Result<Self> {
         let shape = |n: usize| [n, set.height, set.width, set.channels];
         if set.images.len() <= most.min(runtime.profile().limits.binding_bytes as usize) {
-            return Ok(Self { set, images: Tensor::from_slice(runtime, &set.images, &shape(set.len()))?, sent: None });
+            let images = Tensor::from_slice(runtime, &set.images, &shape(set.len()))?;
+            return Ok(Self { set, images, sent: None });
         }
         let shape = shape(recipe.batch);
         let n_bytes: usize = shape.iter().product();
@@ -37,6 +40,11 @@ impl<'a> Pixels<'a> {
         let counted: Vec<u32> = (0..recipe.micro_batch as u32).collect();
         let counted = Tensor::from_slice(runtime, &counted, &[counted.len()])?;
         Ok(Self { set, images, sent: Some(Sent { bytes, counted }) })
+    }
+
+    /// Whether all images are there, so that those of a batch are picked by their number.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.sent.is_none()
     }
 
     /// Sends the images of a step, unless all are there.
@@ -105,7 +113,7 @@ mod tests {
             seed: 0,
         };
         let (whole, sent) =
-            (Pixels::new(&runtime, &set, &recipe, 1 << 30).unwrap(), Pixels::new(&runtime, &set, &recipe, 0).unwrap());
+            (Pixels::new(&runtime, Cow::Borrowed(&set), &recipe, 1 << 30).unwrap(), Pixels::new(&runtime, Cow::Borrowed(&set), &recipe, 0).unwrap());
         assert!(whole.sent.is_none() && sent.sent.is_some());
         for items in [[3_u32, 19, 0, 7, 7, 2], [1, 2, 3, 4, 5, 6]] {
             for places in [0..3, 3..6] {

@@ -14,6 +14,8 @@ struct Shared {
     seen: Arc<AtomicUsize>,
     /// One came already, by signal: the next ends the process at once.
     armed: [Arc<AtomicBool>; 2],
+    /// Runs that are on, each within the one before.
+    runs: AtomicUsize,
 }
 
 const SIGNALS: [i32; 2] = [SIGINT, SIGTERM];
@@ -21,7 +23,7 @@ const SIGNALS: [i32; 2] = [SIGINT, SIGTERM];
 fn shared() -> &'static Shared {
     static SHARED: OnceLock<Shared> = OnceLock::new();
     SHARED.get_or_init(|| {
-        let shared = Shared { idle: Arc::default(), seen: Arc::default(), armed: Default::default() };
+        let shared = Shared { idle: Arc::default(), seen: Arc::default(), armed: Default::default(), runs: AtomicUsize::new(0) };
         for (signal, armed) in SIGNALS.into_iter().zip(&shared.armed) {
             // In this order: the first arrival finds its flag unset and sets it, the second ends the process.
             let handlers = [
@@ -40,23 +42,29 @@ fn shared() -> &'static Shared {
 }
 
 /// Notes signals while it lives; a second one of the same kind ends the process at once, and afterwards signals do what they
-/// do by default.
+/// do by default. A run within another, such as a probe's, leaves them to the outer one.
 #[derive(Debug)]
-pub(super) struct Signals(());
+pub(super) struct Signals {
+    outermost: bool,
+}
 
 impl Signals {
     pub(super) fn watch() -> Self {
         let shared = shared();
+        if shared.runs.fetch_add(1, Ordering::SeqCst) > 0 {
+            return Self { outermost: false };
+        }
         shared.seen.store(0, Ordering::SeqCst);
         shared.armed.iter().for_each(|armed| armed.store(false, Ordering::SeqCst));
         shared.idle.store(false, Ordering::SeqCst);
-        Self(())
+        Self { outermost: true }
     }
 
     /// The signal that came, as the exit code that a shell expects.
     pub(super) fn came(&self) -> Option<u8> {
         match shared().seen.load(Ordering::SeqCst) {
             0 => None,
+            _ if !self.outermost => None,
             signal => Some(128 + signal as u8),
         }
     }
@@ -64,6 +72,8 @@ impl Signals {
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        shared().idle.store(true, Ordering::SeqCst);
+        if shared().runs.fetch_sub(1, Ordering::SeqCst) == 1 {
+            shared().idle.store(true, Ordering::SeqCst);
+        }
     }
 }

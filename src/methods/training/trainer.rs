@@ -401,6 +401,17 @@ impl Trainer {
         Ok((value, lr))
     }
 
+    /// One step alone, neither logged nor saved: for benchmarks. `feed` and `loss` are those of [`Trainer::run`], and the same
+    /// in every call. Answers the loss `[]`.
+    ///
+    /// # Errors
+    /// What `feed` and `loss` give.
+    pub fn advance(&mut self, feed: FeedFn<'_>, loss: LossFn<'_>) -> Result<Tensor> {
+        let (value, _) = self.one_step(feed, loss)?;
+        self.step += 1;
+        Ok(value)
+    }
+
     /// Everything that the next step depends on, read back.
     ///
     /// # Errors

@@ -1,10 +1,17 @@
-//! What the unit tests here share.
+//! What the methods promise, on small numbers.
+
+mod gradients;
+mod losses;
+mod targets;
 
 use super::Features;
+use crate::methods::training::Batch;
+use crate::ops::random::Key;
 use crate::philox::Philox;
+use crate::reference::random;
 use crate::{DeviceChoice, Error, Runtime, Tensor};
 
-/// A runtime, or `None`, said so, where there is no adapter.
+/// A device, or nothing with one line that says why.
 pub(super) fn runtime() -> Option<Runtime> {
     match Runtime::new(&DeviceChoice::default()) {
         Ok(runtime) => Some(runtime),
@@ -14,6 +21,26 @@ pub(super) fn runtime() -> Option<Runtime> {
         }
         Err(error) => panic!("{error}"),
     }
+}
+
+/// Rows of unit length `[n, d]` in random directions.
+fn unit(n: usize, d: usize, step: u32) -> Vec<f32> {
+    let drawn = random::normal(&[n, d], 0.0, 1.0, Key::new(5, 77, step));
+    let length = |row: &[f64]| row.iter().map(|v| v * v).sum::<f64>().sqrt();
+    drawn.data.chunks_exact(d).flat_map(|row| row.iter().map(|v| (v / length(row)) as f32).collect::<Vec<_>>()).collect()
+}
+
+/// A batch of these images, the `t`-th of an epoch.
+fn batch(runtime: &Runtime, items: &[u32], t: u32, epoch: u32) -> Batch {
+    let of = |values: &[u32]| Tensor::from_slice(runtime, values, &[values.len()]).unwrap();
+    Batch { items: of(items), draw: of(&[t]), epoch: of(&[epoch]), places: 0..items.len() }
+}
+
+/// Largest difference of elements.
+fn apart(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    // A NaN is infinitely far away.
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |most, d| if d <= most { most } else if d.is_nan() { f32::INFINITY } else { d })
 }
 
 /// `n` features of length `d`, uniform within `spread` of one centre per class; the same centres for every `draw`.

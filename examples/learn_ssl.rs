@@ -1,0 +1,211 @@
+//! What `ssl` must reach on real images, hours cut to minutes: `make bench-ssl`.
+//!
+//! Runs of the recipe that the bounds were calibrated with (10,000 images of CIFAR-10, a four-block ResNet of 16 channels, 8
+//! epochs), each judged against the same backbone untrained; then two students of a published ResNet-56. Every run leaves its
+//! folder, and all bounds stand in one table, met or missed.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use leanvision::methods::ssl::{DistillConfig, Method, PretrainConfig, SharedFlags, SslReport, SslRun};
+use leanvision::methods::training::TrainFlags;
+use leanvision::report::{CommonFlags, Run, Table, print};
+use serde_json::{Value, json};
+
+/// Learning runs of ssl with bounds on what they reach
+#[derive(Debug, Parser)]
+struct Flags {
+    #[command(flatten)]
+    common: CommonFlags,
+    /// Folder with cifar-10-batches-bin/ and models/
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Which runs: pretrain, distill or all
+    #[arg(long, default_value = "all", value_name = "PART")]
+    part: String,
+    /// Passes over the images of a pretraining
+    #[arg(long, default_value_t = 8.0, value_name = "N")]
+    epochs: f64,
+}
+
+/// A bound and what came out.
+struct Bound {
+    what: String,
+    value: f64,
+    least: f64,
+}
+
+fn main() -> ExitCode {
+    match run(&Flags::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(flags: &Flags) -> anyhow::Result<bool> {
+    let Some(out) = &flags.common.out else { bail!("--out has to name a folder for the runs") };
+    if !matches!(flags.part.as_str(), "pretrain" | "distill" | "all") {
+        bail!("--part {}: pretrain, distill or all wanted", flags.part);
+    }
+    let mut bounds = Vec::new();
+    let mut reports = serde_json::Map::new();
+    if flags.part != "distill" {
+        pretrain(flags, out, &mut bounds, &mut reports)?;
+    }
+    if flags.part != "pretrain" {
+        distill(flags, out, &mut bounds, &mut reports)?;
+    }
+    let mut table = Table::new(&["bound", "reached", "at least", ""]);
+    for Bound { what, value, least } in &bounds {
+        let met = if value >= least { "met" } else { "MISSED" };
+        table.row([what.clone(), format!("{value:.3}"), format!("{least:.3}"), met.into()]);
+    }
+    print(&table.to_string())?;
+    let all = bounds.iter().all(|bound| bound.value >= bound.least);
+    let lines = bounds.iter().map(|b| json!({ "bound": b.what, "reached": b.value, "at_least": b.least }));
+    let whole = json!({ "bounds": lines.collect::<Vec<_>>(), "runs": reports });
+    std::fs::write(out.join(format!("bounds-{}.json", flags.part)), format!("{whole:#}\n"))?;
+    Ok(all)
+}
+
+/// What all runs share; `n` steps to an epoch is 78.
+fn shared(data: &Path) -> SharedFlags {
+    SharedFlags {
+        arch: Some("resnet10".into()),
+        width: Some(0.25),
+        data: Some(data.join("cifar-10-batches-bin").display().to_string()),
+        images: Some(10_000),
+        test_images: Some(2_000),
+        bank: Some(2_048),
+        linear: true,
+        train: TrainFlags {
+            batch: Some(128),
+            lr: Some(0.06),
+            warmup: Some(78),
+            decay: Some(5e-4),
+            log_every: 10,
+            checkpoint_every: 200,
+            ..TrainFlags::default()
+        },
+        ..SharedFlags::default()
+    }
+}
+
+fn carry_out(prepared: &SslRun, flags: &Flags, out: &Path) -> anyhow::Result<SslReport> {
+    let common = CommonFlags { out: Some(out.to_path_buf()), ..flags.common.clone() };
+    let run = Run::check(&common)?;
+    let runtime = common.open()?;
+    run.describe("learn_ssl", &common, prepared.settled(), &runtime)?;
+    let report = prepared.run(&runtime, &run, common.quiet)?;
+    run.finish(&report)?;
+    print(&format!("{report}\n"))?;
+    Ok(report)
+}
+
+fn knn(report: &SslReport, protocol: &str) -> anyhow::Result<f64> {
+    report.knn[protocol]["last"].as_f64().with_context(|| format!("no {protocol}"))
+}
+
+fn ridge(report: &SslReport) -> anyhow::Result<f64> {
+    Ok(report.linear.as_ref().context("no linear probe")?.ridge)
+}
+
+fn last(report: &SslReport, name: &str) -> anyhow::Result<f64> {
+    report.last.get(name).and_then(Value::as_f64).with_context(|| format!("no {name}"))
+}
+
+/// B1 to B3: no collapse, better than untrained, constrained neighbours further away.
+fn pretrain(
+    flags: &Flags,
+    out: &Path,
+    bounds: &mut Vec<Bound>,
+    reports: &mut serde_json::Map<String, Value>,
+) -> anyhow::Result<()> {
+    let mut train = |method: Method, name: &str, epochs: f64, lr: f64| -> anyhow::Result<SslReport> {
+        let mut config =
+            PretrainConfig { method: Some(method), head_hidden: Some(512), head_out: Some(128), ..PretrainConfig::default() };
+        config.shared = shared(&flags.data);
+        config.shared.train.epochs = Some(epochs);
+        config.shared.train.lr = Some(lr);
+        let folder = out.join(name);
+        let common = CommonFlags { out: Some(folder.clone()), ..flags.common.clone() };
+        let report = carry_out(&SslRun::pretrain(&config, &common)?, flags, &folder)?;
+        reports.insert(name.into(), serde_json::to_value(&report)?);
+        Ok(report)
+    };
+    // An epoch at a rate of 0: the weights stay, the running statistics come to fit.
+    let untrained = train(Method::Byol, "untrained", 1.0, 0.0)?;
+    let (least_knn, least_ridge) = (knn(&untrained, "weighted20")? + 5.0, ridge(&untrained)? + 5.0);
+    for (method, name) in [(Method::Byol, "byol"), (Method::Msf, "msf"), (Method::Cmsf2q, "cmsf-2q")] {
+        let report = train(method, name, flags.epochs, 0.06)?;
+        let mut bound = |what: &str, value, least| bounds.push(Bound { what: format!("{name}: {what}"), value, least });
+        bound("20-NN weighted, %, untrained + 5", knn(&report, "weighted20")?, least_knn);
+        bound("ridge probe, %, untrained + 5", ridge(&report)?, least_ridge);
+        let spreads = report.outcome.evaluations.iter().filter_map(|(_, figures)| figures.get("bank_spread")?.as_f64());
+        bound("spread of targets, least of all epochs", spreads.fold(f64::INFINITY, f64::min), 0.6);
+        if method == Method::Msf {
+            let losses = &report.outcome.losses;
+            let first = losses.get(1).map_or(f64::NAN, |(_, loss)| *loss);
+            bound("loss, above 0", report.outcome.loss_last, 1e-3);
+            bound("fall of the loss", first / report.outcome.loss_last, 1.5);
+        }
+        if method == Method::Cmsf2q {
+            let (part, all) = (last(&report, "loss_constrained")?, last(&report, "loss_unconstrained")?);
+            bound("constrained loss over unconstrained", part / all, 1.0);
+            let (pure, purity) = (last(&report, "purity_constrained")?, last(&report, "purity")?);
+            bound("purity of the constraint, % beyond unconstrained - 3", pure - purity, -3.0);
+            bound("mean rank of the constraint, above k", last(&report, "mean_rank_constrained")?, 5.0);
+        }
+    }
+    Ok(())
+}
+
+/// B5: students of a published ResNet-56.
+fn distill(
+    flags: &Flags,
+    out: &Path,
+    bounds: &mut Vec<Bound>,
+    reports: &mut serde_json::Map<String, Value>,
+) -> anyhow::Result<()> {
+    let mut teach = |method: Method, name: &str, layers, lr, steps| -> anyhow::Result<SslReport> {
+        let mut config = DistillConfig {
+            method: Some(method),
+            teacher: Some(flags.data.join("models/resnet56_cifar10.safetensors")),
+            layers: Some(layers),
+            teacher_views: Some(2),
+            // The teacher's features are made once.
+            cache: Some(out.to_path_buf()),
+            shared: shared(&flags.data),
+            ..DistillConfig::default()
+        };
+        (config.shared.arch, config.shared.width) = (Some("resnet20".into()), Some(0.5));
+        config.shared.train.warmup = Some(0);
+        config.shared.train.steps = Some(steps);
+        config.shared.train.lr = Some(lr);
+        let folder = out.join(name);
+        let common = CommonFlags { out: Some(folder.clone()), ..flags.common.clone() };
+        let report = carry_out(&SslRun::distill(&config, &common)?, flags, &folder)?;
+        reports.insert(name.into(), serde_json::to_value(&report)?);
+        Ok(report)
+    };
+    // 40,000 images, as many as 313 batches.
+    let untrained = teach(Method::Simreg, "student-untrained", 1, 0.0, 78)?;
+    let four = teach(Method::Simreg, "simreg-4", 4, 0.05, 313)?;
+    let one = teach(Method::Simreg, "simreg-1", 1, 0.05, 313)?;
+    let compress = teach(Method::Compress1q, "compress-1q", 1, 0.05, 313)?;
+    let least = knn(&untrained, "weighted20")? + 15.0;
+    for (name, report) in [("simreg-4", &four), ("compress-1q", &compress)] {
+        let what = format!("{name}: 20-NN weighted, %, untrained + 15");
+        bounds.push(Bound { what, value: knn(report, "weighted20")?, least });
+    }
+    let (of_four, of_one) = (four.linear.context("no probe")?, one.linear.context("no probe")?);
+    let what = "simreg: ridge probe, %, of the 4-layer head against the linear one's".to_string();
+    bounds.push(Bound { what, value: of_four.ridge, least: of_one.ridge });
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! The gradient of a whole step's loss with respect to each kind of parameter, against differences (ssl A3).
+
+use super::super::encoder::{EncoderSpec, unit_rows};
+use super::super::loss::distance;
+use super::super::method::{HeadWidths, Method};
+use super::{runtime, unit};
+use crate::nn::{Arena, ModelSpec, NamedParam, Training};
+use crate::ops::random::{Key, normal};
+use crate::{DType, Tensor};
+
+#[test]
+fn gradients_of_backbone_and_heads_are_slopes() {
+    let Some(runtime) = runtime() else { return };
+    for (method, arch) in [(Method::Msf, "resnet8_x0.25"), (Method::Simsiam, "mobilenet_v2_cifar_x0.1")] {
+        let backbone = ModelSpec::by_name(arch).unwrap();
+        let n = backbone.plan().n_features();
+        let heads = method.heads(n, HeadWidths { hidden: 24, out: 16 }, 0, 4);
+        let spec = EncoderSpec { backbone, heads };
+        let weights = spec.initial(2).unwrap();
+        let (trained, buffers) = spec.for_arenas(&weights, false);
+        let params = |named: &[NamedParam]| named.iter().map(|(_, param)| param.clone()).collect::<Vec<_>>();
+        let arena = Arena::new(&runtime, &params(&trained), true).unwrap();
+        let statistics = Arena::new(&runtime, &params(&buffers), false).unwrap().tensors().unwrap();
+        let leaves: Vec<Tensor> = arena.tensors().unwrap().iter().map(|w| w.require_grad().unwrap()).collect();
+        let encoder = spec.load(&runtime, &weights).unwrap();
+        let encoder = encoder.over(&leaves, &statistics).unwrap().training(Training::new(0.1, false));
+        let images = normal(&runtime, &[16, 16, 16, 3], 0.0, 1.0, Key::new(1, 70, 0)).unwrap();
+        let mu = Tensor::from_slice(&runtime, &unit(16, 16, 9), &[16, 16]).unwrap();
+        let loss = || {
+            let q = unit_rows(&encoder.predict(&encoder.project(&images).unwrap()).unwrap()).unwrap();
+            distance(&q, &mu).unwrap()
+        };
+        let value = loss();
+        assert_eq!(value.dtype(), DType::F32);
+        let mut found = value.backward().unwrap();
+        let gradients: Vec<Vec<f32>> =
+            leaves.iter().map(|leaf| found.take(leaf).unwrap().to_vec::<f32>().unwrap()).collect();
+        // A kind each.
+        let endings = ["conv1.weight", "bn1.weight", "bn1.bias", "projector.0.weight", "predictor.0.weight", "predictor.1.bias"];
+        let mut seen = 0;
+        for (i, (name, param)) in trained.iter().enumerate() {
+            let of_kind = endings.iter().any(|end| name.ends_with(end));
+            let first_of_mobile = name.contains("features.0.") || name.contains("features.2.conv.0");
+            if !(of_kind || first_of_mobile) {
+                continue;
+            }
+            seen += 1;
+            // The slope along what is taken for the gradient is its length, if it is the gradient.
+            let size = gradients[i].iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+            assert!(size > 1e-7, "{name}: no gradient");
+            let direction: Vec<f64> = gradients[i].iter().map(|g| f64::from(*g) / size).collect();
+            let at = |step: f64| {
+                let moved: Vec<f32> =
+                    param.values.iter().zip(&direction).map(|(v, d)| (f64::from(*v) + step * d) as f32).collect();
+                leaves[i].write(&moved).unwrap();
+                f64::from(loss().item::<f32>().unwrap())
+            };
+            // Steps that move the loss well past its rounding, and differences of two sizes, so that the curve's third order
+            // goes, too.
+            let step = 5e-4 * (param.values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt() + 0.1);
+            let slope = |step: f64| (at(step) - at(-step)) / (2.0 * step);
+            let measured = (4.0 * slope(step) - slope(2.0 * step)) / 3.0;
+            leaves[i].write(&param.values).unwrap();
+            eprintln!("{arch} {name}: {size} promised, {measured} measured {}", measured / size);
+        }
+        assert!(seen >= 5, "{arch}: {seen} parameters");
+    }
+}
