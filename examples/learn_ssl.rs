@@ -128,8 +128,12 @@ fn pretrain(
     reports: &mut serde_json::Map<String, Value>,
 ) -> anyhow::Result<()> {
     let mut train = |method: Method, name: &str, epochs: f64, lr: f64| -> anyhow::Result<SslReport> {
-        let mut config =
-            PretrainConfig { method: Some(method), head_hidden: Some(512), head_out: Some(128), ..PretrainConfig::default() };
+        let mut config = PretrainConfig {
+            method: Some(method),
+            head_hidden: Some(512),
+            head_out: Some(128),
+            ..PretrainConfig::default()
+        };
         config.shared = shared(&flags.data);
         config.shared.train.epochs = Some(epochs);
         config.shared.train.lr = Some(lr);

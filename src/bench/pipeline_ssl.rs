@@ -22,7 +22,8 @@ const LEARNING: usize = 8;
 
 pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
     let steps = if level <= Level::Quick { &STEPS[..2] } else { &STEPS[..] };
-    let spec = |&(method, arch, batch, bank, topk): &_| SslStepSpec { method, arch: String::from(arch), batch, bank, topk };
+    let spec =
+        |&(method, arch, batch, bank, topk): &_| SslStepSpec { method, arch: String::from(arch), batch, bank, topk };
     steps.iter().map(|step| case(runtime, spec(step))).collect()
 }
 

@@ -76,7 +76,8 @@ fn runs_go_on_bit_for_bit() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    for method in ["msf", "cmsf-2q", "cmsf-km --clusters 8", "cmsf-semi --labels 0.5 --threshold 0.3", "isd", "simsiam"] {
+    for method in ["msf", "cmsf-2q", "cmsf-km --clusters 8", "cmsf-semi --labels 0.5 --threshold 0.3", "isd", "simsiam"]
+    {
         let name = method.split_whitespace().next().unwrap();
         goes_on(folder.path(), name, &format!("pretrain --method {method}"));
     }
@@ -122,7 +123,8 @@ fn students_go_on_bit_for_bit_and_take_what_is_kept() {
     let again = folder.path().join("again");
     let out = again.display();
     let cached = cache.parent().unwrap().display();
-    let flags = format!("{sub} {} --method simreg --teacher-views 2 --steps 20 --cache {cached} --out {out}", plain(SMALL));
+    let flags =
+        format!("{sub} {} --method simreg --teacher-views 2 --steps 20 --cache {cached} --out {out}", plain(SMALL));
     let output = ssl(&flags);
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("teacher_features.safetensors"), "{}", text(&output));
@@ -152,7 +154,10 @@ fn figures_and_files_of_a_run_are_there() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
     let (run, file) = (out.display(), folder.path().join("run.json"));
-    done(&format!("pretrain {SMALL} --method cmsf-2q --steps 10 --linear --show-views --out {run} --json {}", file.display()));
+    done(&format!(
+        "pretrain {SMALL} --method cmsf-2q --steps 10 --linear --show-views --out {run} --json {}",
+        file.display()
+    ));
     let report = json(&file);
     for key in ["loss_last", "images_per_s", "peak_device_bytes", "macs_per_image", "seconds", "purity"] {
         assert!(report[key].as_f64().is_some_and(f64::is_finite), "{key}: {report}");
@@ -187,16 +192,19 @@ fn bad_input_is_refused_in_one_line() {
     };
     let small = SMALL.replace("--bank 32", "");
     one_line(&format!("pretrain {small} --bank 40"), "multiple of the batch");
-    one_line(&format!("pretrain {SMALL} --topk 33"), "1 to 32");
+    one_line(&format!("pretrain {} --topk 33", SMALL.replace("--topk 3", "")), "1 to 32");
     one_line(&format!("pretrain {} --bank 16 --topk 17", small.replace("--topk 3", "")), "1 to 16");
     one_line(&format!("pretrain {SMALL} --method cmsf-km --clusters 81"), "80 images");
     one_line(&format!("pretrain {SMALL} --method cmsf-semi --labels 0"), "--labels 0");
     one_line(&format!("pretrain {SMALL} --temperature 0"), "--temperature 0");
     one_line(&format!("pretrain {SMALL} --crop-min 2"), "area");
-    one_line(&format!("pretrain {SMALL} --head-out 10"), "multiple of 4");
+    one_line(&format!("pretrain {}", SMALL.replace("--head-out 16", "--head-out 10")), "multiple of 4");
     one_line(&format!("pretrain {SMALL} --method mcof"), "mcof");
     one_line(&format!("pretrain {SMALL} --method simreg"), "simreg");
-    one_line(&format!("distill {} ", SMALL.replace("--topk 3", "").replace("--head-hidden 32 --head-out 16", "")), "--teacher");
+    one_line(
+        &format!("distill {} ", SMALL.replace("--topk 3", "").replace("--head-hidden 32 --head-out 16", "")),
+        "--teacher",
+    );
     one_line("pretrain --arch resnet21 --data shapes", "resnet21");
     one_line("eval --weights nowhere.safetensors", "nowhere.safetensors");
     one_line("pretrain --resume nowhere", "nowhere");

@@ -43,7 +43,8 @@ impl EncoderSpec {
 
     /// The parts in order: name, spec, plan.
     fn parts(&self) -> impl Iterator<Item = (&'static str, ModelSpec, Plan)> + '_ {
-        let head = |name, mlp: &Option<MlpSpec>| mlp.as_ref().map(|mlp| (name, ModelSpec::Mlp(mlp.clone()), mlp.plan()));
+        let head =
+            |name, mlp: &Option<MlpSpec>| mlp.as_ref().map(|mlp| (name, ModelSpec::Mlp(mlp.clone()), mlp.plan()));
         let backbone = ("backbone", self.backbone.clone(), self.backbone.plan().headless());
         let heads = [head("projector", &self.heads.projector), head("predictor", &self.heads.predictor)];
         [Some(backbone)].into_iter().chain(heads).flatten()
@@ -70,7 +71,8 @@ impl EncoderSpec {
         for ((part, _, plan), weights) in self.parts().zip(weights) {
             let (of_part, kept) = plan.params.for_arenas(weights);
             let named = |(name, param): NamedParam| (format!("{part}.{name}"), param);
-            let decaying = |(name, param): NamedParam| (name, ArenaParam { decays: param.decays || all_decay, ..param });
+            let decaying =
+                |(name, param): NamedParam| (name, ArenaParam { decays: param.decays || all_decay, ..param });
             trained.extend(of_part.into_iter().map(named).map(decaying));
             buffers.extend(kept.into_iter().map(named));
         }

@@ -4,9 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::features::{Features, extract};
 use super::knn::Knn;
-use super::memory::Memory;
 use super::linear::LinearReport;
 use super::map::FeatureMap;
+use super::memory::Memory;
 use super::spread::Spread;
 use crate::data::ImageSet;
 use crate::methods::images::usual_batch;

@@ -8,7 +8,7 @@ use crate::methods::training::Batch;
 use crate::ops::bank::{
     NONE, Tags, Tally, enqueue, mark, mean_rows, nearest, nearest_among, random_unit, store_rows, tally,
 };
-use crate::ops::elementwise::{affine, add, cast, equal, where_};
+use crate::ops::elementwise::{add, affine, cast, equal, where_};
 use crate::ops::gather::{concat, gather_rows, index_select};
 use crate::ops::optim::ema;
 use crate::ops::random::Key;
@@ -51,6 +51,7 @@ pub(super) struct Memory {
     pub(super) ids: Tensor,
     /// The label of each image, u32 `[n_images]`, [`NONE`] where it is not known: for diagnostics alone.
     labels: Tensor,
+    is_labelled: bool,
     /// Targets of this epoch by image, `[n_images, d]`.
     pub(super) pool: Option<Tensor>,
     /// Targets of the epoch before by image (CMSF-2Q).
@@ -89,6 +90,7 @@ impl Memory {
     pub(super) fn new(runtime: &Runtime, spec: MemorySpec, labels: Option<&[u32]>) -> Result<Self> {
         let MemorySpec { method, n_images, m, d, batch, micro_batch: b, k, dtype, seed } = spec;
         let full = |n: usize, value: u32| Tensor::from_slice(runtime, &vec![value; n], &[n]);
+        let is_labelled = labels.is_some();
         let unknown = vec![NONE; n_images];
         let labels = labels.unwrap_or(&unknown);
         let pooled = || Tensor::zeros(runtime, &[n_images, d], dtype);
@@ -103,6 +105,7 @@ impl Memory {
             bank: random_unit(runtime, [m, d], dtype, key)?,
             ids: full(m, n_images as u32)?,
             labels: Tensor::from_slice(runtime, labels, &[n_images])?,
+            is_labelled,
             pool: matches!(method, Method::Cmsf2q | Method::CmsfKm | Method::CmsfSemi).then(pooled).transpose()?,
             before: (method == Method::Cmsf2q).then(pooled).transpose()?,
             first: (method == Method::Cmsf2q).then(|| full(batch, n_images as u32)).transpose()?,
@@ -236,7 +239,7 @@ impl Memory {
             let others = f64::from(tally.neighbours);
             let share = |n: f64| (others > 0.0).then(|| n / others);
             *out = Neighbours {
-                purity: share(f64::from(tally.same_label)),
+                purity: share(f64::from(tally.same_label)).filter(|_| self.is_labelled),
                 same_image: share(f64::from(tally.same_image)),
                 age: share(tally.age as f64),
                 own: (others + f64::from(tally.own) > 0.0)

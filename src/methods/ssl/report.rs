@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 
 use super::judge::knn_by_protocol;
 use super::knn::{Knn, PROTOCOLS};
+use super::linear::LinearReport;
 use super::map::FeatureMap;
 use super::method::Method;
-use super::linear::LinearReport;
 use super::settle::Settled;
 use crate::data::Picture;
 use crate::methods::training::Outcome;
@@ -178,7 +178,10 @@ pub(super) fn page(
     }
     if let Some(views) = views {
         page.heading("Views");
-        page.picture(views, "An image in each row: as it is, then views for the trained network, then views for the targets")?;
+        page.picture(
+            views,
+            "An image in each row: as it is, then views for the trained network, then views for the targets",
+        )?;
     }
     Ok(page)
 }

@@ -11,8 +11,8 @@ use super::encoder::{Encoder, EncoderSpec};
 use super::features::extract;
 use super::guide::{Guide, GuideSpec};
 use super::judge::{Judge, Judges};
-use super::memory::{Memory, MemorySpec};
 use super::knn::Knn;
+use super::memory::{Memory, MemorySpec};
 use super::method::Method;
 use super::pseudo::{Pseudo, few_labels};
 use super::report::{Said, SslReport, page};
@@ -88,7 +88,13 @@ impl SslRun {
         // The network's usual side, for pictures that come in sizes of their own.
         let usual = backbone(&named.arch, named.width, named.stem, usize::MAX)?;
         let side = shared.side.or(before.and_then(|b| b.side)).map_or(usual.image(), |side| side as usize);
-        let wanted = |split, n| Wanted { n, side: Some(side), seed: named.seed, skip_bad: shared.skip_bad, ..Wanted::new(split) };
+        let wanted = |split, n| Wanted {
+            n,
+            side: Some(side),
+            seed: named.seed,
+            skip_bad: shared.skip_bad,
+            ..Wanted::new(split)
+        };
         let train = data::open_unlabelled(&named.data, &wanted(Split::Train, n))?;
         if train.is_empty() {
             return Err(Error::Input(format!("{}: no image in it", train.name)));
@@ -122,7 +128,8 @@ impl SslRun {
         if let (Some(before), Some(folder)) = (before, resume) {
             same_config(&folder.display().to_string(), &to_value(before)?, &to_value(&settled)?)?;
         }
-        let teacher = settled.teacher.as_deref().map(|path| Teacher::load(path, &NetworkFlags::default(), &train)).transpose()?;
+        let teacher =
+            settled.teacher.as_deref().map(|path| Teacher::load(path, &NetworkFlags::default(), &train)).transpose()?;
         let n_teacher = teacher.as_ref().map_or(0, Teacher::n_features);
         let heads = settled.method.heads(spec.plan().n_features(), settled.heads, n_teacher, settled.layers);
         let per_epoch = (train.len() / settled.recipe.batch) as u64;
@@ -214,7 +221,12 @@ impl SslRun {
             None => 0,
         };
         let images = self.train.images.len().min(RESIDENT_BYTES) as u64;
-        Ok(4 * n_trained * copies + halves + views * kept * recipe.micro_batch as u64 + 4 * rows * d + of_teacher + images)
+        Ok(4 * n_trained * copies
+            + halves
+            + views * kept * recipe.micro_batch as u64
+            + 4 * rows * d
+            + of_teacher
+            + images)
     }
 
     /// Whether an adapter can hold this, found out before any work is done.
@@ -224,8 +236,8 @@ impl SslRun {
     pub fn check(&self, runtime: &Runtime) -> Result<()> {
         let profile = runtime.profile();
         let f16 = profile.features.f16;
-        let asked_for = self.settled.recipe.precision == Precision::F16
-            || self.settled.bank_precision == Some(BankPrecision::F16);
+        let asked_for =
+            self.settled.recipe.precision == Precision::F16 || self.settled.bank_precision == Some(BankPrecision::F16);
         if asked_for && !f16 {
             return Err(Error::Feature {
                 what: "f16".into(),
@@ -236,12 +248,9 @@ impl SslRun {
         let asked = self.memory_bytes()?;
         match runtime.options().memory_limit.filter(|limit| asked > *limit) {
             None => Ok(()),
-            Some(limit) => Err(Error::Limit {
-                what: "bytes of training".into(),
-                asked,
-                limit,
-                adapter: "the memory limit".into(),
-            }),
+            Some(limit) => {
+                Err(Error::Limit { what: "bytes of training".into(), asked, limit, adapter: "the memory limit".into() })
+            }
         }
     }
 

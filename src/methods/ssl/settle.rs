@@ -250,7 +250,8 @@ impl Settled {
         if *method == Method::CmsfKm && !(1..=n).contains(clusters) {
             return wrong(format!("--clusters {clusters}: 1 to {n} wanted, as there are {n} images"));
         }
-        for (name, value) in [("--temperature", self.temperature), ("--teacher-temperature", self.teacher_temperature)] {
+        for (name, value) in [("--temperature", self.temperature), ("--teacher-temperature", self.teacher_temperature)]
+        {
             if !(0.001..=100.0).contains(&value) {
                 return wrong(format!("{name} {value}: 0.001 to 100 wanted"));
             }

@@ -112,8 +112,10 @@ mod tests {
             precision: Precision::F32,
             seed: 0,
         };
-        let (whole, sent) =
-            (Pixels::new(&runtime, Cow::Borrowed(&set), &recipe, 1 << 30).unwrap(), Pixels::new(&runtime, Cow::Borrowed(&set), &recipe, 0).unwrap());
+        let (whole, sent) = (
+            Pixels::new(&runtime, Cow::Borrowed(&set), &recipe, 1 << 30).unwrap(),
+            Pixels::new(&runtime, Cow::Borrowed(&set), &recipe, 0).unwrap(),
+        );
         assert!(whole.sent.is_none() && sent.sent.is_some());
         for items in [[3_u32, 19, 0, 7, 7, 2], [1, 2, 3, 4, 5, 6]] {
             for places in [0..3, 3..6] {

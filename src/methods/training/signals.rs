@@ -23,7 +23,8 @@ const SIGNALS: [i32; 2] = [SIGINT, SIGTERM];
 fn shared() -> &'static Shared {
     static SHARED: OnceLock<Shared> = OnceLock::new();
     SHARED.get_or_init(|| {
-        let shared = Shared { idle: Arc::default(), seen: Arc::default(), armed: Default::default(), runs: AtomicUsize::new(0) };
+        let shared =
+            Shared { idle: Arc::default(), seen: Arc::default(), armed: Default::default(), runs: AtomicUsize::new(0) };
         for (signal, armed) in SIGNALS.into_iter().zip(&shared.armed) {
             // In this order: the first arrival finds its flag unset and sets it, the second ends the process.
             let handlers = [

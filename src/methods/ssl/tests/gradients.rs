@@ -11,7 +11,7 @@ use crate::{DType, Tensor};
 #[test]
 fn gradients_of_backbone_and_heads_are_slopes() {
     let Some(runtime) = runtime() else { return };
-    for (method, arch) in [(Method::Msf, "resnet8_x0.25"), (Method::Simsiam, "mobilenet_v2_cifar_x0.1")] {
+    for (method, arch) in [(Method::Msf, "resnet8_x0.25"), (Method::Simsiam, "resnet10_cifar_x0.0625")] {
         let backbone = ModelSpec::by_name(arch).unwrap();
         let n = backbone.plan().n_features();
         let heads = method.heads(n, HeadWidths { hidden: 24, out: 16 }, 0, 4);
@@ -35,19 +35,14 @@ fn gradients_of_backbone_and_heads_are_slopes() {
         let mut found = value.backward().unwrap();
         let gradients: Vec<Vec<f32>> =
             leaves.iter().map(|leaf| found.take(leaf).unwrap().to_vec::<f32>().unwrap()).collect();
-        // A kind each.
-        let endings = ["conv1.weight", "bn1.weight", "bn1.bias", "projector.0.weight", "predictor.0.weight", "predictor.1.bias"];
-        let mut seen = 0;
         for (i, (name, param)) in trained.iter().enumerate() {
-            let of_kind = endings.iter().any(|end| name.ends_with(end));
-            let first_of_mobile = name.contains("features.0.") || name.contains("features.2.conv.0");
-            if !(of_kind || first_of_mobile) {
-                continue;
-            }
-            seen += 1;
             // The slope along what is taken for the gradient is its length, if it is the gradient.
             let size = gradients[i].iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
-            assert!(size > 1e-7, "{name}: no gradient");
+            if size < 1e-6 {
+                // A norm behind it takes off what a head's bias adds.
+                assert!(name.ends_with("bias") && !name.starts_with("backbone"), "{name}: no gradient");
+                continue;
+            }
             let direction: Vec<f64> = gradients[i].iter().map(|g| f64::from(*g) / size).collect();
             let at = |step: f64| {
                 let moved: Vec<f32> =
@@ -55,14 +50,13 @@ fn gradients_of_backbone_and_heads_are_slopes() {
                 leaves[i].write(&moved).unwrap();
                 f64::from(loss().item::<f32>().unwrap())
             };
-            // Steps that move the loss well past its rounding, and differences of two sizes, so that the curve's third order
-            // goes, too.
-            let step = 5e-4 * (param.values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt() + 0.1);
-            let slope = |step: f64| (at(step) - at(-step)) / (2.0 * step);
-            let measured = (4.0 * slope(step) - slope(2.0 * step)) / 3.0;
+            // A step that moves the loss a thousand times its rounding, and past few kinks of the activations.
+            let step = 1.2e-4 / size;
+            let measured = (at(step) - at(-step)) / (2.0 * step);
             leaves[i].write(&param.values).unwrap();
-            eprintln!("{arch} {name}: {size} promised, {measured} measured {}", measured / size);
+            // 1 %, and what the loss's rounding leaves over such a step.
+            let off = (measured - size).abs();
+            assert!(off < 1e-2 * size + 2e-3, "{arch} {name}: {size} promised, {measured} measured");
         }
-        assert!(seen >= 5, "{arch}: {seen} parameters");
     }
 }

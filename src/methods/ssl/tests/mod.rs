@@ -27,7 +27,11 @@ pub(super) fn runtime() -> Option<Runtime> {
 fn unit(n: usize, d: usize, step: u32) -> Vec<f32> {
     let drawn = random::normal(&[n, d], 0.0, 1.0, Key::new(5, 77, step));
     let length = |row: &[f64]| row.iter().map(|v| v * v).sum::<f64>().sqrt();
-    drawn.data.chunks_exact(d).flat_map(|row| row.iter().map(|v| (v / length(row)) as f32).collect::<Vec<_>>()).collect()
+    drawn
+        .data
+        .chunks_exact(d)
+        .flat_map(|row| row.iter().map(|v| (v / length(row)) as f32).collect::<Vec<_>>())
+        .collect()
 }
 
 /// A batch of these images, the `t`-th of an epoch.
@@ -40,7 +44,15 @@ fn batch(runtime: &Runtime, items: &[u32], t: u32, epoch: u32) -> Batch {
 fn apart(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     // A NaN is infinitely far away.
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |most, d| if d <= most { most } else if d.is_nan() { f32::INFINITY } else { d })
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |most, d| {
+        if d <= most {
+            most
+        } else if d.is_nan() {
+            f32::INFINITY
+        } else {
+            d
+        }
+    })
 }
 
 /// `n` features of length `d`, uniform within `spread` of one centre per class; the same centres for every `draw`.

@@ -124,8 +124,7 @@ fn a_target_of_its_nearest_other_is_never_itself() {
 /// The rows of a bank before step `t`.
 fn memory_before(runtime: &Runtime, t: usize) -> Vec<Vec<f32>> {
     let fresh = memory(runtime, Method::Nnbyol, 1, &[0; N]);
-    let mut rows: Vec<Vec<f32>> =
-        fresh.bank.to_vec::<f32>().unwrap().chunks_exact(D).map(<[f32]>::to_vec).collect();
+    let mut rows: Vec<Vec<f32>> = fresh.bank.to_vec::<f32>().unwrap().chunks_exact(D).map(<[f32]>::to_vec).collect();
     for step in 0..t {
         for (i, row) in unit(B, D, step as u32).chunks_exact(D).enumerate() {
             rows[(step * B + i) % M] = row.to_vec();
