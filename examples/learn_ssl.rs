@@ -9,7 +9,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use leanvision::methods::ssl::{DistillConfig, Method, PretrainConfig, SharedFlags, SslReport, SslRun};
+use cpu_time::ProcessTime;
+use leanvision::methods::ssl::{
+    DistillConfig, Method, PretrainConfig, SharedFlags, SslReport, SslRun, SslStep, SslStepSpec,
+};
 use leanvision::methods::training::TrainFlags;
 use leanvision::report::{CommonFlags, Run, Table, print};
 use serde_json::{Value, json};
@@ -22,13 +25,16 @@ struct Flags {
     /// Folder with cifar-10-batches-bin/ and models/
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// Which runs: pretrain, distill or all
+    /// Which runs: cost, pretrain, distill or all
     #[arg(long, default_value = "all", value_name = "PART")]
     part: String,
     /// Passes over the images of a pretraining
     #[arg(long, default_value_t = 8.0, value_name = "N")]
     epochs: f64,
 }
+
+/// Rounds of the comparison of costs.
+const ROUNDS: usize = 9;
 
 /// A bound and what came out.
 struct Bound {
@@ -50,15 +56,20 @@ fn main() -> ExitCode {
 
 fn run(flags: &Flags) -> anyhow::Result<bool> {
     let Some(out) = &flags.common.out else { bail!("--out has to name a folder for the runs") };
-    if !matches!(flags.part.as_str(), "pretrain" | "distill" | "all") {
-        bail!("--part {}: pretrain, distill or all wanted", flags.part);
+    if !matches!(flags.part.as_str(), "cost" | "pretrain" | "distill" | "all") {
+        bail!("--part {}: cost, pretrain, distill or all wanted", flags.part);
     }
     let mut bounds = Vec::new();
     let mut reports = serde_json::Map::new();
-    if flags.part != "distill" {
+    let asked = |part: &str| flags.part == part || flags.part == "all";
+    std::fs::create_dir_all(out)?;
+    if asked("cost") {
+        cost(flags, &mut bounds, &mut reports)?;
+    }
+    if asked("pretrain") {
         pretrain(flags, out, &mut bounds, &mut reports)?;
     }
-    if flags.part != "pretrain" {
+    if asked("distill") {
         distill(flags, out, &mut bounds, &mut reports)?;
     }
     let mut table = Table::new(&["bound", "reached", "at least", ""]);
@@ -74,6 +85,63 @@ fn run(flags: &Flags) -> anyhow::Result<bool> {
     Ok(all)
 }
 
+/// What a step costs beside one of BYOL with one view through each network, in turns, by CPU time: medians over rounds.
+fn cost(
+    flags: &Flags,
+    bounds: &mut Vec<Bound>,
+    reports: &mut serde_json::Map<String, Value>,
+) -> anyhow::Result<()> {
+    let runtime = flags.common.open()?;
+    let methods = [Method::Byol, Method::Msf, Method::Cmsf2q, Method::CmsfKm, Method::ByolSym, Method::MocoV2, Method::Isd];
+    let step = |method, bank| {
+        let spec = SslStepSpec { method, arch: "resnet18_cifar_x0.25".into(), batch: 128, bank, topk: 5 };
+        SslStep::new(&runtime, &spec)
+    };
+    let mut steps: Vec<(String, SslStep)> = Vec::new();
+    for method in methods {
+        let name = serde_json::to_value(method)?.as_str().unwrap_or_default().to_string();
+        steps.push((format!("{name}, bank 4096"), step(method, 4096)?));
+    }
+    steps.push(("msf, bank 16384".into(), step(Method::Msf, 16_384)?));
+    let mut rounds: Vec<Vec<f64>> = Vec::new();
+    // The first steps compile, and record what is replayed.
+    for round in 0..ROUNDS + 2 {
+        let mut times = Vec::new();
+        for (_, step) in &steps {
+            runtime.sync()?;
+            let start = ProcessTime::now();
+            step.run()?;
+            runtime.sync()?;
+            times.push(start.elapsed().as_secs_f64());
+        }
+        if round >= 2 {
+            rounds.push(times);
+        }
+    }
+    let median = |of: &dyn Fn(&Vec<f64>) -> f64| {
+        let mut values: Vec<f64> = rounds.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let mut table = Table::new(&["step", "CPU ms", "of BYOL's"]);
+    let mut figures = serde_json::Map::new();
+    for (i, (name, _)) in steps.iter().enumerate() {
+        let (ms, ratio) = (1e3 * median(&|times| times[i]), median(&|times| times[i] / times[0]));
+        table.row([name.clone(), format!("{ms:.0}"), format!("{ratio:.3}")]);
+        figures.insert(name.clone(), json!({ "cpu_ms": ms, "of_byol": ratio }));
+        // Turned round, so that more is better.
+        let most = match i {
+            1 => 1.05,
+            2 => 1.10,
+            _ => continue,
+        };
+        bounds.push(Bound { what: format!("{name}: BYOL's cost over its own, at 1/{most:.2}"), value: 1.0 / ratio, least: 1.0 / most });
+    }
+    print(&table.to_string())?;
+    reports.insert("cost".into(), json!({ "adapter": runtime.profile().to_string(), "rounds": ROUNDS, "steps": figures }));
+    Ok(())
+}
+
 /// What all runs share; `n` steps to an epoch is 78.
 fn shared(data: &Path) -> SharedFlags {
     SharedFlags {
@@ -84,13 +152,14 @@ fn shared(data: &Path) -> SharedFlags {
         test_images: Some(2_000),
         bank: Some(2_048),
         linear: true,
+        eval_epochs: Some(4),
         train: TrainFlags {
             batch: Some(128),
             lr: Some(0.06),
             warmup: Some(78),
             decay: Some(5e-4),
             log_every: 10,
-            checkpoint_every: 200,
+            checkpoint_every: 400,
             ..TrainFlags::default()
         },
         ..SharedFlags::default()

@@ -28,6 +28,11 @@ fn demo_leaves_its_page_where_it_says() {
     assert!(result["top1"].as_f64().is_some_and(|top1| (0.0..=100.0).contains(&top1)));
     // Chance is 50 %; 77 came out on lavapipe.
     assert!(result["training"]["top1"].as_f64().is_some_and(|top1| top1 > 60.0), "{}", result["training"]);
+    let ssl = &result["ssl"];
+    let [first, last] = ["loss_first", "loss_last"].map(|key| ssl[key].as_f64().unwrap_or(f64::NAN));
+    // 2 before anything is learned.
+    assert!((1.5..2.5).contains(&first) && last < 0.7 * first && last > 0.0, "{first} to {last}");
+    assert_eq!(ssl["last"]["collapsed"], false, "{ssl}");
     assert_eq!(result["bench"]["wrong"], serde_json::json!([]));
     assert!(text.contains("Its weights are random"), "{text}");
 }

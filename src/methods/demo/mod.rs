@@ -11,23 +11,31 @@ use serde_json::{Value, json};
 use crate::bench::{self, Level, SuiteFlags};
 use crate::data::{ImageSet, Split, shapes};
 use crate::methods::classify::{Augment, TrainConfig, TrainReport, TrainRun};
+use crate::methods::ssl::{Method, PretrainConfig, SharedFlags, SslReport, SslRun, views_sheet};
 use crate::methods::training::TrainFlags;
 use crate::nn::{Model, ModelSpec, untrained};
 use crate::ops::conv::{Conv2d, conv2d};
-use crate::ops::{Act, elementwise};
+use crate::ops::{Act, elementwise, views};
 use crate::report::{CommonFlags, Lines, Page, Run, Table, grouped, number, sheet};
 use crate::{DType, Result, Runtime, Tensor};
 
 /// Binaries, what they do, and a line to try.
-const BINARIES: [[&str; 3]; 3] = [
+const BINARIES: [[&str; 3]; 4] = [
     [
         "classify",
         "training of networks, accuracy and guesses of trained ones; what one is and costs",
         "cargo run --release --bin classify -- train --arch resnet20 --width 0.5 --data shapes --steps 400 --batch 64 --lr 0.05 --augment none --out out/train",
     ],
+    ["ssl", "representation learning without labels, distillation into small networks, features of pictures", SSL_COMMAND],
     ["gpubench", "speed of this machine, kernel by kernel", "cargo run --release --bin gpubench -- run --suite quick"],
     ["demo", "this tour", "cargo run --release"],
 ];
+
+/// A line of `ssl` to try.
+const SSL_COMMAND: &str = "cargo run --release --bin ssl -- pretrain --method msf --arch resnet18 --width 0.25 --data shapes --epochs 2 --show-views --out out/ssl";
+
+/// Pictures that the tour learns from without labels.
+const SSL_IMAGES: usize = 600;
 
 /// Images of the tour, and how many stand side by side.
 const N_IMAGES: usize = 40;
@@ -83,6 +91,18 @@ pub fn run(
         "cargo run --release --bin classify -- train --arch resnet20 --width 0.5 --data shapes --steps 400 --batch 64 --lr 0.05 --augment none --out out/train",
     );
 
+    let learned = representation(runtime, config)?;
+    say(&learned.text)?;
+    page.heading("Learning without labels");
+    page.text(&learned.text);
+    let shown = SSL_IMAGES.min(8);
+    let views = views_sheet(runtime, &learned.set, &learned.recipes, config.common.seed)?;
+    page.picture(&views, &format!("{shown} pictures in rows: as they are, three strong views, three weak ones."))?;
+    let mut lines = Lines::new("step", "mean shift's loss");
+    lines.line("loss", learned.report.outcome.losses.iter().map(|&(step, loss)| (step as f64, loss)));
+    page.lines(&lines);
+    page.command(SSL_COMMAND);
+
     let flags = SuiteFlags { suite: Level::Quick, family: ["conv", "matmul"].map(Into::into).to_vec() };
     let report = bench::run(runtime, &flags, config.common.quiet)?;
     // The rows that set the peaks stand in a line of their own.
@@ -104,7 +124,7 @@ pub fn run(
     report.verdict()?;
     let figures = json!({
         "images": N_IMAGES, "edges_ms": ms, "network": network.name, "network_ms": network.ms, "top1": network.top1,
-        "training": training.report, "bench": report,
+        "training": training.report, "ssl": learned.report, "bench": report,
     });
     Ok((page, figures))
 }
@@ -213,6 +233,56 @@ fn training(runtime: &Runtime, config: &Config) -> Result<Trained> {
         report.n_test,
     );
     Ok(Trained { text, report })
+}
+
+/// What a few seconds without labels came to.
+struct Learned {
+    text: String,
+    set: ImageSet,
+    recipes: [views::Recipe; 2],
+    report: SslReport,
+}
+
+/// Mean shift for a few seconds.
+fn representation(runtime: &Runtime, config: &Config) -> Result<Learned> {
+    let flags = PretrainConfig {
+        method: Some(Method::Msf),
+        head_hidden: Some(64),
+        head_out: Some(32),
+        shared: SharedFlags {
+            arch: Some("resnet8".into()),
+            width: Some(0.5),
+            bank: Some(128),
+            train: TrainFlags {
+                steps: Some(60),
+                batch: Some(32),
+                log_every: 5,
+                checkpoint_every: u64::MAX,
+                ..TrainFlags::default()
+            },
+            ..SharedFlags::default()
+        },
+        ..PretrainConfig::default()
+    };
+    let nowhere = CommonFlags { out: None, json: None, ..config.common.clone() };
+    let seed = config.common.seed;
+    let (set, test) = (shapes(SSL_IMAGES, seed, Split::Train), shapes(200, seed, Split::Test));
+    let run = SslRun::pretrain_on(&flags, &nowhere, set.clone(), Some(test))?;
+    let recipes = [run.settled().query, run.settled().target];
+    let report = run.run(runtime, &Run::check(&nowhere)?, true)?;
+    let figure = |name: &str| report.last.get(name).and_then(Value::as_f64).unwrap_or_default();
+    let text = format!(
+        "Mean shift on {SSL_IMAGES} pictures whose labels it does not see: {} steps in {} s, loss {} to {}. Targets spread over {} of \
+         the sphere, where collapse would be 0, and {} % of the neighbours in the bank are of a picture's own class, where chance \
+         is 10. So few seconds show how it works; what features are worth takes minutes on real images (README).",
+        report.outcome.steps,
+        number(report.outcome.seconds),
+        number(report.outcome.loss_first),
+        number(report.outcome.loss_last),
+        number(figure("bank_spread")),
+        number(figure("purity")),
+    );
+    Ok(Learned { text, set, recipes, report })
 }
 
 /// The images as numbers in 0..1, `[n, h, w, c]`.

@@ -62,7 +62,21 @@ impl SslRun {
     /// # Errors
     /// [`Error::File`] and [`Error::Input`] for everything that is wrong with flags, images or the run to go on with.
     pub fn pretrain(config: &PretrainConfig, common: &CommonFlags) -> Result<Self> {
-        Self::settle(&config.into(), common, None)
+        Self::settle(&config.into(), common, None, None)
+    }
+
+    /// As [`SslRun::pretrain`], on images of a program's own instead of those that `data` names: those to learn from, and
+    /// labelled ones to judge by with the former as their bank.
+    ///
+    /// # Errors
+    /// As [`SslRun::pretrain`].
+    pub fn pretrain_on(
+        config: &PretrainConfig,
+        common: &CommonFlags,
+        train: ImageSet,
+        test: Option<ImageSet>,
+    ) -> Result<Self> {
+        Self::settle(&config.into(), common, None, Some((train, test)))
     }
 
     /// As [`SslRun::pretrain`], for `ssl distill`.
@@ -70,10 +84,15 @@ impl SslRun {
     /// # Errors
     /// As [`SslRun::pretrain`].
     pub fn distill(config: &DistillConfig, common: &CommonFlags) -> Result<Self> {
-        Self::settle(&config.into(), common, config.cache.clone())
+        Self::settle(&config.into(), common, config.cache.clone(), None)
     }
 
-    fn settle(asked: &Asked<'_>, common: &CommonFlags, cache: Option<PathBuf>) -> Result<Self> {
+    fn settle(
+        asked: &Asked<'_>,
+        common: &CommonFlags,
+        cache: Option<PathBuf>,
+        own: Option<(ImageSet, Option<ImageSet>)>,
+    ) -> Result<Self> {
         let shared = asked.shared;
         let resume = shared.train.resume.as_deref();
         let command = "ssl pretrain or ssl distill";
@@ -95,7 +114,10 @@ impl SslRun {
             skip_bad: shared.skip_bad,
             ..Wanted::new(split)
         };
-        let train = data::open_unlabelled(&named.data, &wanted(Split::Train, n))?;
+        let (train, own_test) = match own {
+            Some((train, test)) => (train, Some(test)),
+            None => (data::open_unlabelled(&named.data, &wanted(Split::Train, n))?, None),
+        };
         if train.is_empty() {
             return Err(Error::Input(format!("{}: no image in it", train.name)));
         }
@@ -109,17 +131,27 @@ impl SslRun {
             return Err(Error::Input(format!("{}: images of {h}x{w} pixels, {spec} takes {want}x{want}", train.name)));
         }
         spec.plan().summary([train.height, train.width])?;
-        let judges = match &named.eval_data {
-            Some(eval) => {
+        let judges = match (&named.eval_data, own_test) {
+            (_, Some(test)) => test.map(|test| Judges { bank: None, test }),
+            (Some(eval), None) => {
                 let open = |split, n| data::open(eval, &wanted(split, n));
-                Some(Judges { bank: Some(open(Split::Train, None)?), test: open(Split::Test, n_test)? })
+                let (bank, test) = (open(Split::Train, None)?, open(Split::Test, n_test)?);
+                need_two_halves(&bank, &test)?;
+                Some(Judges { bank: Some(bank), test })
             }
-            None if train.is_labelled() => match data::open(&named.data, &wanted(Split::Test, n_test)) {
+            (None, None) if train.is_labelled() => match data::open(&named.data, &wanted(Split::Test, n_test)) {
                 // A source without halves gives the same images again.
                 Ok(test) if !same_images(&train, &test) => Some(Judges { bank: None, test }),
-                _ => None,
+                Ok(_) => {
+                    eprintln!("note: {} has no test images of its own, so features are not judged", train.name);
+                    None
+                }
+                Err(error) => {
+                    eprintln!("note: features are not judged: {error}");
+                    None
+                }
             },
-            None => None,
+            (None, None) => None,
         };
         if let Some(Judges { bank, test }) = &judges {
             bank.iter().chain([test]).try_for_each(|set| fits(&train, set))?;
