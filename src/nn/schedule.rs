@@ -282,6 +282,18 @@ mod tests {
     }
 
     #[test]
+    fn a_cosine_by_epochs_is_that_of_mean_shift() {
+        // lr/2 (1 + cos(pi (e - 1) / 200)) in epoch e, from 1; five steps each.
+        let schedule: Schedule = "cosine:every=epoch".parse().unwrap();
+        for (epoch, want) in [(1_u64, 0.05), (100, 0.025_392_682_93), (200, 3.084_187_96e-6)] {
+            for step in [5 * (epoch - 1), 5 * epoch - 1] {
+                let lr = schedule.lr(0.05, step, 1000, 5);
+                assert!((lr - want).abs() < 1e-9, "epoch {epoch}: {lr}, {want} wanted");
+            }
+        }
+    }
+
+    #[test]
     fn warm_up_rises_evenly_to_the_curve() {
         let rise = [(0, 0.2), (1, 0.4), (2, 0.6), (3, 0.8)];
         close("constant:warmup=4", 1.0, 20, 5, &[&rise[..], &[(4, 1.0), (19, 1.0)]].concat());

@@ -3,8 +3,9 @@
 use crate::support::{device_choice, options, runtime};
 use leanvision::autograd::{Pass, checkpoint};
 use leanvision::methods::classify::{TrainConfig, TrainReport, TrainRun};
-use leanvision::methods::training::TrainFlags;
-use leanvision::nn::{Arena, Model, ModelSpec, NamedParam, Precision, Training, initial};
+use leanvision::methods::training::{EmaCourse, Recipe, Start, TrainFlags, Trainer};
+use leanvision::nn::{Arena, ArenaParam, Model, ModelSpec, NamedParam, Precision, Rule, Training, initial};
+use leanvision::ops::elementwise::mul;
 use leanvision::ops::{reduce::mean_all, softmax::cross_entropy};
 use leanvision::report::{CommonFlags, Run};
 use leanvision::{DType, Runtime, Tensor};
@@ -51,6 +52,63 @@ fn first_losses_agree_between_adapters() {
     let worst = got.iter().zip(&want).map(|(g, w)| ((g - w) / w).abs()).fold(0.0, f64::max);
     // Rounding grows from step to step; a wrong gradient is off by more at the second.
     assert!(worst < 1e-3, "off by {worst}: {got:?}, {want:?} wanted");
+}
+
+/// Weights that move evenly, and their average after each step: constant, and with a momentum that goes to 1.
+#[test]
+fn the_average_is_its_closed_form() {
+    let Some(runtime) = runtime() else { return };
+    let (n_steps, base, lr) = (40_u64, 0.9_f64, 0.25_f64);
+    for course in [EmaCourse::Constant, EmaCourse::Cosine] {
+        let recipe = Recipe {
+            steps: n_steps,
+            batch: 2,
+            micro_batch: 2,
+            lr,
+            schedule: "constant".parse().unwrap(),
+            rule: Rule::Sgd { momentum: 0.0, nesterov: false },
+            decay: 0.0,
+            clip: None,
+            ema: Some(base),
+            ema_course: course,
+            precision: Precision::F32,
+            seed: 1,
+        };
+        let start_at = [1.0_f32, -2.0, 0.5, 8.0];
+        let values = start_at.to_vec();
+        let param = ArenaParam { values, shape: vec![4], decays: false, half: false };
+        let start = Start { trained: vec![("w".into(), param)], ..Start::default() };
+        let mut trainer = Trainer::new(&runtime, &recipe, serde_json::Value::Null, start, 8, None, false).unwrap();
+        let slope = Tensor::from_slice(&runtime, &[0.5_f32, -1.0, 0.25, 2.0], &[4]).unwrap();
+        let w = trainer.leaves()[0].clone();
+        let average = trainer.target().unwrap().unwrap()[0].clone();
+        let slopes = [0.125, -0.25, 0.0625, 0.5];
+        let mut wanted = start_at.map(f64::from);
+        for t in 0..n_steps {
+            trainer.advance(&mut |_, _| Ok(()), &mut |_| mean_all(&mul(&w, &slope)?)).unwrap();
+            let momentum = match course {
+                EmaCourse::Constant => base,
+                EmaCourse::Cosine => {
+                    1.0 - (1.0 - base) * (1.0 + (std::f64::consts::PI * t as f64 / n_steps as f64).cos()) / 2.0
+                }
+            };
+            for ((wanted, slope), first) in wanted.iter_mut().zip(slopes).zip(start_at) {
+                let now = f64::from(first) - lr * slope * (t + 1) as f64;
+                *wanted = momentum * *wanted + (1.0 - momentum) * now;
+            }
+        }
+        if course == EmaCourse::Constant {
+            // m^n w_0 + (1 - m) sum m^(n - k) w_k, summed up.
+            let n = n_steps as f64;
+            for ((wanted, slope), first) in wanted.iter().zip(slopes).zip(start_at) {
+                let lag = base * (1.0 - base.powf(n)) / (1.0 - base);
+                assert!((f64::from(first) - lr * slope * (n - lag) - wanted).abs() < 1e-9);
+            }
+        }
+        for (got, want) in average.to_vec::<f32>().unwrap().iter().zip(wanted) {
+            assert!((f64::from(*got) - want).abs() < 1e-6 * want.abs().max(1.0), "{course:?}: {got}, {want} wanted");
+        }
+    }
 }
 
 #[test]
@@ -188,7 +246,7 @@ fn a_checkpointed_function_may_capture_leaves_only() {
     let inner = w.clone();
     let y = checkpoint(&x, move |x, pass| {
         assert!(matches!(pass, Pass::First | Pass::Again));
-        leanvision::ops::elementwise::mul(x, &inner)
+        mul(x, &inner)
     })
     .unwrap();
     let gradients = leanvision::ops::reduce::sum_all(&y).unwrap().backward().unwrap();
