@@ -10,9 +10,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Parser;
 use cpu_time::ProcessTime;
-use leanvision::methods::ssl::{
-    DistillConfig, Method, PretrainConfig, SharedFlags, SslReport, SslRun, SslStep, SslStepSpec,
-};
+use leanvision::methods::ssl::{DistillConfig, Method, PretrainConfig, SharedFlags, SslRun, SslStep, SslStepSpec};
 use leanvision::methods::training::TrainFlags;
 use leanvision::report::{CommonFlags, Run, Table, print};
 use serde_json::{Value, json};
@@ -86,13 +84,10 @@ fn run(flags: &Flags) -> anyhow::Result<bool> {
 }
 
 /// What a step costs beside one of BYOL with one view through each network, in turns, by CPU time: medians over rounds.
-fn cost(
-    flags: &Flags,
-    bounds: &mut Vec<Bound>,
-    reports: &mut serde_json::Map<String, Value>,
-) -> anyhow::Result<()> {
+fn cost(flags: &Flags, bounds: &mut Vec<Bound>, reports: &mut serde_json::Map<String, Value>) -> anyhow::Result<()> {
     let runtime = flags.common.open()?;
-    let methods = [Method::Byol, Method::Msf, Method::Cmsf2q, Method::CmsfKm, Method::ByolSym, Method::MocoV2, Method::Isd];
+    let methods =
+        [Method::Byol, Method::Msf, Method::Cmsf2q, Method::CmsfKm, Method::ByolSym, Method::MocoV2, Method::Isd];
     let step = |method, bank| {
         let spec = SslStepSpec { method, arch: "resnet18_cifar_x0.25".into(), batch: 128, bank, topk: 5 };
         SslStep::new(&runtime, &spec)
@@ -135,10 +130,15 @@ fn cost(
             2 => 1.10,
             _ => continue,
         };
-        bounds.push(Bound { what: format!("{name}: BYOL's cost over its own, at 1/{most:.2}"), value: 1.0 / ratio, least: 1.0 / most });
+        bounds.push(Bound {
+            what: format!("{name}: BYOL's cost over its own, at 1/{most:.2}"),
+            value: 1.0 / ratio,
+            least: 1.0 / most,
+        });
     }
     print(&table.to_string())?;
-    reports.insert("cost".into(), json!({ "adapter": runtime.profile().to_string(), "rounds": ROUNDS, "steps": figures }));
+    reports
+        .insert("cost".into(), json!({ "adapter": runtime.profile().to_string(), "rounds": ROUNDS, "steps": figures }));
     Ok(())
 }
 
@@ -150,7 +150,6 @@ fn shared(data: &Path) -> SharedFlags {
         data: Some(data.join("cifar-10-batches-bin").display().to_string()),
         images: Some(10_000),
         test_images: Some(2_000),
-        bank: Some(2_048),
         linear: true,
         eval_epochs: Some(4),
         train: TrainFlags {
@@ -166,27 +165,50 @@ fn shared(data: &Path) -> SharedFlags {
     }
 }
 
-fn carry_out(prepared: &SslRun, flags: &Flags, out: &Path) -> anyhow::Result<SslReport> {
+/// What a run came to, and the lines of its metrics. One that has come to its end is not done again.
+struct Ended {
+    result: Value,
+    lines: Vec<Value>,
+}
+
+fn carry_out(
+    flags: &Flags,
+    out: &Path,
+    prepare: impl FnOnce(&CommonFlags) -> leanvision::Result<SslRun>,
+) -> anyhow::Result<Ended> {
     let common = CommonFlags { out: Some(out.to_path_buf()), ..flags.common.clone() };
-    let run = Run::check(&common)?;
-    let runtime = common.open()?;
-    run.describe("learn_ssl", &common, prepared.settled(), &runtime)?;
-    let report = prepared.run(&runtime, &run, common.quiet)?;
-    run.finish(&report)?;
-    print(&format!("{report}\n"))?;
-    Ok(report)
+    let path = out.join("result.json");
+    if !path.exists() {
+        let prepared = prepare(&common)?;
+        let run = Run::check(&common)?;
+        let runtime = common.open()?;
+        run.describe("learn_ssl", &common, prepared.settled(), &runtime)?;
+        let report = prepared.run(&runtime, &run, common.quiet)?;
+        run.finish(&report)?;
+        print(&format!("{report}\n"))?;
+    }
+    let text = std::fs::read_to_string(out.join("metrics.jsonl"))?;
+    let lines = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    Ok(Ended { result: serde_json::from_slice(&std::fs::read(&path)?)?, lines })
 }
 
-fn knn(report: &SslReport, protocol: &str) -> anyhow::Result<f64> {
-    report.knn[protocol]["last"].as_f64().with_context(|| format!("no {protocol}"))
-}
+impl Ended {
+    fn knn(&self, protocol: &str) -> anyhow::Result<f64> {
+        self.result["knn"][protocol]["last"].as_f64().with_context(|| format!("no {protocol}"))
+    }
 
-fn ridge(report: &SslReport) -> anyhow::Result<f64> {
-    Ok(report.linear.as_ref().context("no linear probe")?.ridge)
-}
+    fn ridge(&self) -> anyhow::Result<f64> {
+        self.result["linear"]["ridge"].as_f64().context("no linear probe")
+    }
 
-fn last(report: &SslReport, name: &str) -> anyhow::Result<f64> {
-    report.last.get(name).and_then(Value::as_f64).with_context(|| format!("no {name}"))
+    fn last(&self, name: &str) -> anyhow::Result<f64> {
+        self.result["last"][name].as_f64().with_context(|| format!("no {name}"))
+    }
+
+    /// A figure over the run.
+    fn course(&self, name: &str) -> Vec<f64> {
+        self.lines.iter().filter_map(|line| line.get(name)?.as_f64()).collect()
+    }
 }
 
 /// B1 to B3: no collapse, better than untrained, constrained neighbours further away.
@@ -196,7 +218,7 @@ fn pretrain(
     bounds: &mut Vec<Bound>,
     reports: &mut serde_json::Map<String, Value>,
 ) -> anyhow::Result<()> {
-    let mut train = |method: Method, name: &str, epochs: f64, lr: f64| -> anyhow::Result<SslReport> {
+    let mut train = |method: Method, name: &str, epochs: f64, lr: f64| -> anyhow::Result<Ended> {
         let mut config = PretrainConfig {
             method: Some(method),
             head_hidden: Some(512),
@@ -204,36 +226,36 @@ fn pretrain(
             ..PretrainConfig::default()
         };
         config.shared = shared(&flags.data);
+        config.shared.bank = (method != Method::Byol).then_some(2_048);
         config.shared.train.epochs = Some(epochs);
         config.shared.train.lr = Some(lr);
-        let folder = out.join(name);
-        let common = CommonFlags { out: Some(folder.clone()), ..flags.common.clone() };
-        let report = carry_out(&SslRun::pretrain(&config, &common)?, flags, &folder)?;
-        reports.insert(name.into(), serde_json::to_value(&report)?);
-        Ok(report)
+        let ended = carry_out(flags, &out.join(name), |common| SslRun::pretrain(&config, common))?;
+        reports.insert(name.into(), ended.result.clone());
+        Ok(ended)
     };
     // An epoch at a rate of 0: the weights stay, the running statistics come to fit.
     let untrained = train(Method::Byol, "untrained", 1.0, 0.0)?;
-    let (least_knn, least_ridge) = (knn(&untrained, "weighted20")? + 5.0, ridge(&untrained)? + 5.0);
+    let (least_knn, least_ridge) = (untrained.knn("weighted20")? + 5.0, untrained.ridge()? + 5.0);
     for (method, name) in [(Method::Byol, "byol"), (Method::Msf, "msf"), (Method::Cmsf2q, "cmsf-2q")] {
-        let report = train(method, name, flags.epochs, 0.06)?;
+        let ended = train(method, name, flags.epochs, 0.06)?;
         let mut bound = |what: &str, value, least| bounds.push(Bound { what: format!("{name}: {what}"), value, least });
-        bound("20-NN weighted, %, untrained + 5", knn(&report, "weighted20")?, least_knn);
-        bound("ridge probe, %, untrained + 5", ridge(&report)?, least_ridge);
-        let spreads = report.outcome.evaluations.iter().filter_map(|(_, figures)| figures.get("bank_spread")?.as_f64());
-        bound("spread of targets, least of all epochs", spreads.fold(f64::INFINITY, f64::min), 0.6);
+        bound("20-NN weighted, %, untrained + 5", ended.knn("weighted20")?, least_knn);
+        bound("ridge probe, %, untrained + 5", ended.ridge()?, least_ridge);
+        let spread = ended.course("bank_spread").into_iter().fold(f64::INFINITY, f64::min);
+        bound("spread of targets, least of all evaluations", spread, 0.6);
         if method == Method::Msf {
-            let losses = &report.outcome.losses;
-            let first = losses.get(1).map_or(f64::NAN, |(_, loss)| *loss);
-            bound("loss, above 0", report.outcome.loss_last, 1e-3);
-            bound("fall of the loss", first / report.outcome.loss_last, 1.5);
+            let losses = ended.course("loss");
+            let (first, last) = (losses.first().copied(), losses.last().copied());
+            let (first, last) = (first.context("no loss")?, last.context("no loss")?);
+            bound("loss, above 0", last, 1e-3);
+            bound("fall of the loss", first / last, 1.5);
         }
         if method == Method::Cmsf2q {
-            let (part, all) = (last(&report, "loss_constrained")?, last(&report, "loss_unconstrained")?);
+            let (part, all) = (ended.last("loss_constrained")?, ended.last("loss_unconstrained")?);
             bound("constrained loss over unconstrained", part / all, 1.0);
-            let (pure, purity) = (last(&report, "purity_constrained")?, last(&report, "purity")?);
+            let (pure, purity) = (ended.last("purity_constrained")?, ended.last("purity")?);
             bound("purity of the constraint, % beyond unconstrained - 3", pure - purity, -3.0);
-            bound("mean rank of the constraint, above k", last(&report, "mean_rank_constrained")?, 5.0);
+            bound("mean rank of the constraint, above k", ended.last("mean_rank_constrained")?, 5.0);
         }
     }
     Ok(())
@@ -246,11 +268,11 @@ fn distill(
     bounds: &mut Vec<Bound>,
     reports: &mut serde_json::Map<String, Value>,
 ) -> anyhow::Result<()> {
-    let mut teach = |method: Method, name: &str, layers, lr, steps| -> anyhow::Result<SslReport> {
+    let mut teach = |method: Method, name: &str, layers, lr, steps| -> anyhow::Result<Ended> {
         let mut config = DistillConfig {
             method: Some(method),
             teacher: Some(flags.data.join("models/resnet56_cifar10.safetensors")),
-            layers: Some(layers),
+            layers: (method == Method::Simreg).then_some(layers),
             teacher_views: Some(2),
             // The teacher's features are made once.
             cache: Some(out.to_path_buf()),
@@ -258,27 +280,25 @@ fn distill(
             ..DistillConfig::default()
         };
         (config.shared.arch, config.shared.width) = (Some("resnet20".into()), Some(0.5));
+        config.shared.bank = (method == Method::Compress1q).then_some(2_048);
         config.shared.train.warmup = Some(0);
         config.shared.train.steps = Some(steps);
         config.shared.train.lr = Some(lr);
-        let folder = out.join(name);
-        let common = CommonFlags { out: Some(folder.clone()), ..flags.common.clone() };
-        let report = carry_out(&SslRun::distill(&config, &common)?, flags, &folder)?;
-        reports.insert(name.into(), serde_json::to_value(&report)?);
-        Ok(report)
+        let ended = carry_out(flags, &out.join(name), |common| SslRun::distill(&config, common))?;
+        reports.insert(name.into(), ended.result.clone());
+        Ok(ended)
     };
     // 40,000 images, as many as 313 batches.
     let untrained = teach(Method::Simreg, "student-untrained", 1, 0.0, 78)?;
     let four = teach(Method::Simreg, "simreg-4", 4, 0.05, 313)?;
     let one = teach(Method::Simreg, "simreg-1", 1, 0.05, 313)?;
     let compress = teach(Method::Compress1q, "compress-1q", 1, 0.05, 313)?;
-    let least = knn(&untrained, "weighted20")? + 15.0;
-    for (name, report) in [("simreg-4", &four), ("compress-1q", &compress)] {
+    let least = untrained.knn("weighted20")? + 15.0;
+    for (name, ended) in [("simreg-4", &four), ("compress-1q", &compress)] {
         let what = format!("{name}: 20-NN weighted, %, untrained + 15");
-        bounds.push(Bound { what, value: knn(report, "weighted20")?, least });
+        bounds.push(Bound { what, value: ended.knn("weighted20")?, least });
     }
-    let (of_four, of_one) = (four.linear.context("no probe")?, one.linear.context("no probe")?);
     let what = "simreg: ridge probe, %, of the 4-layer head against the linear one's".to_string();
-    bounds.push(Bound { what, value: of_four.ridge, least: of_one.ridge });
+    bounds.push(Bound { what, value: four.ridge()?, least: one.ridge()? });
     Ok(())
 }

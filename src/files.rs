@@ -97,6 +97,16 @@ pub(crate) fn check_writable(path: &Path) -> Result<()> {
     File::create(&temporary).and_then(|_| std::fs::remove_file(&temporary)).map_err(|e| cannot(path, &e))
 }
 
+/// Whether two paths name one file, which need not be there.
+pub(crate) fn same_file(a: &Path, b: &Path) -> bool {
+    let whole = |path: &Path| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let own = std::fs::canonicalize(path);
+        own.or_else(|_| Ok::<_, io::Error>(std::fs::canonicalize(folder)?.join(path.file_name().unwrap_or_default())))
+    };
+    matches!((whole(a), whole(b)), (Ok(a), Ok(b)) if a == b)
+}
+
 fn cannot(path: &Path, e: &io::Error) -> Error {
     let Error::File { message, .. } = Error::io(path, e) else { return Error::io(path, e) };
     Error::file(path, format!("cannot be written: {message}"))

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use leanvision::Error;
 use leanvision::methods::classify::{self, Command, Config, Evaluation, Prediction, TrainRun};
-use leanvision::report::{Run, run_binary};
+use leanvision::report::{Run, keep_hints, run_binary};
 
 fn main() -> ExitCode {
     run_binary(|config: &Config| &config.common, run)
@@ -20,6 +20,7 @@ fn run(config: &Config) -> anyhow::Result<String> {
     // Files and flags are judged before a device is opened.
     match command {
         Command::Eval(eval) => {
+            keep_hints(common, &eval.weights)?;
             let evaluation = Evaluation::prepare(eval, common.seed)?;
             let runtime = common.open()?;
             out.describe("classify eval", common, eval, &runtime)?;
@@ -28,6 +29,7 @@ fn run(config: &Config) -> anyhow::Result<String> {
             Ok(with_profile(report.to_string(), out.profile(&runtime)?))
         }
         Command::Predict(predict) => {
+            keep_hints(common, &predict.weights)?;
             let prediction = Prediction::prepare(predict)?;
             let runtime = common.open()?;
             out.describe("classify predict", common, predict, &runtime)?;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use leanvision::Error;
 use leanvision::methods::ssl::{Command, Config, Embedding, Evaluation, SslRun};
-use leanvision::report::{CommonFlags, Run, run_binary};
+use leanvision::report::{CommonFlags, Run, keep_hints, run_binary};
 
 fn main() -> ExitCode {
     run_binary(|config: &Config| &config.common, run)
@@ -22,6 +22,7 @@ fn run(config: &Config) -> anyhow::Result<String> {
         Command::Pretrain(pretrain) => train(&SslRun::pretrain(pretrain, common)?, common, out, "ssl pretrain"),
         Command::Distill(distill) => train(&SslRun::distill(distill, common)?, common, out, "ssl distill"),
         Command::Eval(eval) => {
+            keep_hints(common, &eval.weights)?;
             let evaluation = Evaluation::prepare(eval, common.seed)?;
             let runtime = common.open()?;
             out.describe("ssl eval", common, eval, &runtime)?;
@@ -30,6 +31,7 @@ fn run(config: &Config) -> anyhow::Result<String> {
             Ok(with_profile(report.to_string(), out.profile(&runtime)?))
         }
         Command::Embed(embed) => {
+            keep_hints(common, &embed.weights)?;
             let embedding = Embedding::prepare(embed)?;
             let runtime = common.open()?;
             out.describe("ssl embed", common, embed, &runtime)?;

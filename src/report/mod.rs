@@ -17,8 +17,8 @@ pub use page::{Page, sheet};
 pub use points::Points;
 pub use progress::Progress;
 pub use roofline::Roofline;
-pub use run::Run;
 pub(crate) use run::write_json;
+pub use run::{Run, keep_hints};
 pub use table::Table;
 
 pub(crate) use crate::data::images::grouped;

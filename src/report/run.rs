@@ -7,7 +7,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{CommonFlags, Metrics, Page};
-use crate::files::{check_writable, write_whole};
+use crate::files::{check_writable, same_file, write_whole};
+use crate::nn::Hints;
 use crate::{Error, Result, Runtime};
 
 /// A run that has a place for its results, checked before any work is done.
@@ -15,6 +16,20 @@ use crate::{Error, Result, Runtime};
 pub struct Run {
     folder: Option<PathBuf>,
     json: Option<PathBuf>,
+}
+
+/// An error if `--json` would replace `weights` or the JSON file beside them, which says what they leave open.
+///
+/// # Errors
+/// [`Error::Input`] then.
+pub fn keep_hints(common: &CommonFlags, weights: &Path) -> Result<()> {
+    match &common.json {
+        Some(json) if [weights.to_path_buf(), Hints::path(weights)].iter().any(|path| same_file(json, path)) => {
+            let (json, weights) = (json.display(), weights.display());
+            Err(Error::Input(format!("--json {json} would replace what belongs to {weights}; give it another name")))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Run {

@@ -6,7 +6,13 @@ use std::process::{Command, Output, Stdio};
 use crate::refusal;
 
 /// A small backbone over procedural images, five steps an epoch.
-const SMALL: &str = "--data shapes --images 80 --test-images 40 --arch resnet8 --width 0.25 --batch 16 --bank 32 --topk 3 \
+const BARE: &str =
+    "--data shapes --images 84 --test-images 40 --arch resnet8 --width 0.25 --batch 16 --log-every 5 --eval-epochs 2";
+/// The same for methods with heads and a bank.
+const BANKED: &str = "--data shapes --images 84 --test-images 40 --arch resnet8 --width 0.25 --batch 16 --bank 32 \
+     --head-hidden 32 --head-out 16 --log-every 5 --eval-epochs 2";
+/// And neighbours.
+const SMALL: &str = "--data shapes --images 84 --test-images 40 --arch resnet8 --width 0.25 --batch 16 --bank 32 --topk 3 \
      --head-hidden 32 --head-out 16 --log-every 5 --eval-epochs 2";
 
 fn command(flags: &str) -> Command {
@@ -29,7 +35,7 @@ fn text(output: &Output) -> String {
 
 /// Whether there is an adapter to train on; says so where there is none and none is required.
 fn ready() -> bool {
-    let output = ssl(&format!("pretrain {SMALL} --method byol --steps 1"));
+    let output = ssl(&format!("pretrain {BARE} --method byol --steps 1"));
     if text(&output).contains("no adapter") && std::env::var("LEANVISION_REQUIRE_GPU").as_deref() != Ok("1") {
         eprintln!("skipped: {}", text(&output));
         return false;
@@ -53,17 +59,19 @@ fn lines(folder: &Path) -> Vec<serde_json::Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// 20 steps in one call and in two, of which the second is told nothing but where to go on.
-fn goes_on(folder: &Path, name: &str, flags: &str) {
+/// 20 steps in one call and in three, of which the later ones are told nothing but where to go on; one stops where an evaluation
+/// is due.
+fn goes_on(folder: &Path, name: &str, small: &str, flags: &str) {
     let [whole, parts] = ["whole", "parts"].map(|part| folder.join(format!("{name}-{part}")));
     let (whole_flag, parts_flag) = (whole.to_str().unwrap(), parts.to_str().unwrap());
     let (sub, rest) = flags.split_once(' ').unwrap();
-    done(&format!("{sub} {SMALL} {rest} --steps 20 --seed 4 --out {whole_flag}"));
-    done(&format!("{sub} {SMALL} {rest} --steps 20 --seed 4 --out {parts_flag} --stop-after 12"));
-    done(&format!("{sub} --resume {parts_flag} --log-every 5 --eval-epochs 2"));
+    done(&format!("{sub} {small} {rest} --steps 20 --seed 4 --out {whole_flag}"));
+    done(&format!("{sub} {small} {rest} --steps 20 --seed 4 --out {parts_flag} --stop-after 7"));
+    done(&format!("{sub} --resume {parts_flag} --log-every 5 --stop-after 3"));
+    done(&format!("{sub} --resume {parts_flag} --log-every 5"));
     for file in ["checkpoint.safetensors", "weights.safetensors", "metrics.jsonl"] {
         let read = |folder: &Path| std::fs::read(folder.join(file)).unwrap();
-        assert!(read(&whole) == read(&parts), "{name}: {file} differs after 12 + 8 steps");
+        assert!(read(&whole) == read(&parts), "{name}: {file} differs between one call and several");
     }
     let last = lines(&whole).into_iter().rfind(|line| line.get("spread").is_some()).unwrap();
     assert_eq!(last["step"], 20, "{name}");
@@ -76,12 +84,18 @@ fn runs_go_on_bit_for_bit() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    for method in ["msf", "cmsf-2q", "cmsf-km --clusters 8", "cmsf-semi --labels 0.5 --threshold 0.3", "isd", "simsiam"]
-    {
+    for (method, small) in [
+        ("msf", SMALL),
+        ("cmsf-2q", SMALL),
+        ("cmsf-km --clusters 8", SMALL),
+        ("cmsf-semi --labels 0.5 --threshold 0.3", SMALL),
+        ("isd", BANKED),
+        ("simsiam", BARE),
+        ("moco-v2 --micro-batch 8 --bank-precision f32", BANKED),
+    ] {
         let name = method.split_whitespace().next().unwrap();
-        goes_on(folder.path(), name, &format!("pretrain --method {method}"));
+        goes_on(folder.path(), name, small, &format!("pretrain --method {method}"));
     }
-    goes_on(folder.path(), "moco", "pretrain --method moco-v2 --micro-batch 8 --bank-precision f32");
 }
 
 #[test]
@@ -91,24 +105,23 @@ fn students_go_on_bit_for_bit_and_take_what_is_kept() {
     }
     let folder = tempfile::tempdir().unwrap();
     let teacher = folder.path().join("teacher");
-    done(&format!("pretrain {SMALL} --method byol --steps 5 --out {}", teacher.display()));
+    done(&format!("pretrain {BARE} --method byol --steps 5 --out {}", teacher.display()));
     let weights = teacher.join("weights.safetensors");
     let weights = weights.display();
     let sub = format!("distill --teacher {weights}");
-    let plain = |flags: &str| flags.replace("--head-hidden 32 --head-out 16", "").replace("--topk 3", "");
     for (name, rest) in [
         ("simreg", "--method simreg --teacher-views 2"),
-        ("compress-1q", "--method compress-1q --teacher-views 2"),
-        ("compress-2q", "--method compress-2q"),
+        ("compress-1q", "--method compress-1q --bank 32 --teacher-views 2"),
+        ("compress-2q", "--method compress-2q --bank 32"),
     ] {
         let [whole, parts] = ["whole", "parts"].map(|part| folder.path().join(format!("{name}-{part}")));
-        let small = plain(SMALL);
+        let small = BARE;
         done(&format!("{sub} {small} {rest} --steps 20 --out {} --json {}.json", whole.display(), whole.display()));
         done(&format!("{sub} {small} {rest} --steps 20 --out {} --stop-after 12", parts.display()));
-        done(&format!("distill --resume {} --log-every 5 --eval-epochs 2", parts.display()));
+        done(&format!("distill --resume {} --log-every 5", parts.display()));
         for file in ["checkpoint.safetensors", "weights.safetensors", "metrics.jsonl"] {
             let read = |folder: &Path| std::fs::read(folder.join(file)).unwrap();
-            assert!(read(&whole) == read(&parts), "{name}: {file} differs after 12 + 8 steps");
+            assert!(read(&whole) == read(&parts), "{name}: {file} differs between one call and several");
         }
         let report = json(&folder.path().join(format!("{name}-whole.json")));
         assert!(report["teacher_knn"]["uniform1"].as_f64().is_some(), "{name}: {report}");
@@ -123,8 +136,7 @@ fn students_go_on_bit_for_bit_and_take_what_is_kept() {
     let again = folder.path().join("again");
     let out = again.display();
     let cached = cache.parent().unwrap().display();
-    let flags =
-        format!("{sub} {} --method simreg --teacher-views 2 --steps 20 --cache {cached} --out {out}", plain(SMALL));
+    let flags = format!("{sub} {BARE} --method simreg --teacher-views 2 --steps 20 --cache {cached} --out {out}");
     let output = ssl(&flags);
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("teacher_features.safetensors"), "{}", text(&output));
@@ -138,12 +150,12 @@ fn half_precision_trains_and_goes_on() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let probe = ssl(&format!("pretrain {SMALL} --method byol --steps 1 --precision f16"));
+    let probe = ssl(&format!("pretrain {BARE} --method byol --steps 1 --precision f16"));
     if text(&probe).contains("16-bit floats") {
         eprintln!("skipped: {}", text(&probe));
         return;
     }
-    goes_on(folder.path(), "semi-f16", "pretrain --method cmsf-semi --labels 0.5 --precision f16");
+    goes_on(folder.path(), "semi-f16", SMALL, "pretrain --method cmsf-semi --labels 0.5 --precision f16");
 }
 
 #[test]
@@ -175,7 +187,7 @@ fn figures_and_files_of_a_run_are_there() {
     // The backbone as others find it, and judged again: the same figures as behind the last step.
     let weights = out.join("weights.safetensors");
     let again = folder.path().join("eval.json");
-    let data = "--data shapes --images 80 --test-images 40";
+    let data = "--data shapes --images 84 --test-images 40";
     done(&format!("eval --weights {} {data} --protocol knn --json {}", weights.display(), again.display()));
     for protocol in ["uniform1", "uniform20"] {
         let (now, then) = (json(&again)["knn"][protocol].as_f64().unwrap(), report["knn"][protocol]["last"].as_f64());
@@ -190,15 +202,25 @@ fn bad_input_is_refused_in_one_line() {
         let refusal = refusal(&ssl(flags));
         assert!(refusal.contains(says), "{flags}: {refusal}");
     };
-    let small = SMALL.replace("--bank 32", "");
-    one_line(&format!("pretrain {small} --bank 40"), "multiple of the batch");
-    one_line(&format!("pretrain {} --topk 33", SMALL.replace("--topk 3", "")), "1 to 32");
-    one_line(&format!("pretrain {} --bank 16 --topk 17", small.replace("--topk 3", "")), "1 to 16");
-    one_line(&format!("pretrain {SMALL} --method cmsf-km --clusters 81"), "80 images");
+    one_line(&format!("pretrain {BARE} --bank 40"), "multiple of the batch");
+    one_line(&format!("pretrain {BANKED} --topk 33"), "1 to 32");
+    one_line(&format!("pretrain {BARE} --bank 16 --topk 17"), "1 to 16");
+    one_line(&format!("pretrain {SMALL} --method cmsf-km --clusters 85"), "84 images");
     one_line(&format!("pretrain {SMALL} --method cmsf-semi --labels 0"), "--labels 0");
-    one_line(&format!("pretrain {SMALL} --temperature 0"), "--temperature 0");
+    one_line(&format!("pretrain {BANKED} --method isd --temperature 0"), "--temperature 0");
     one_line(&format!("pretrain {SMALL} --crop-min 2"), "area");
-    one_line(&format!("pretrain {}", SMALL.replace("--head-out 16", "--head-out 10")), "multiple of 4");
+    one_line(&format!("pretrain {BARE} --head-out 10"), "multiple of 4");
+    // Flags that would do nothing.
+    for (flags, says) in [
+        ("--method msf --temperature 0.1", "moco-v2, isd"),
+        ("--method byol --topk 3", "msf"),
+        ("--method simsiam --ema 0.9", "target network"),
+        ("--method byol --bank 32", "memory bank"),
+        ("--method msf --labels 0.5", "cmsf-semi"),
+        ("--method msf --query-view weak --blur 0.5", "strong"),
+    ] {
+        one_line(&format!("pretrain {BARE} {flags}"), says);
+    }
     one_line(&format!("pretrain {SMALL} --method mcof"), "mcof");
     one_line(&format!("pretrain {SMALL} --method simreg"), "simreg");
     one_line(

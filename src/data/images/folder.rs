@@ -111,6 +111,23 @@ pub(super) fn load(path: &Path, layout: &Layout, wanted: &Wanted) -> Result<Imag
     Ok(ImageSet { skipped: pictures.skipped, ..set })
 }
 
+impl Layout {
+    /// Whether there are class folders of a half.
+    pub(super) fn has(&self, split: Split) -> bool {
+        match self {
+            Self::Flat => true,
+            Self::Halves { train, test } => if split == Split::Train { train } else { test }.is_some(),
+        }
+    }
+}
+
+/// The folder of a half by its name, if there are folders for both.
+pub(super) fn half(listing: &Listing, split: Split) -> Option<&'static str> {
+    let find = |names: &[&'static str]| names.iter().find(|name| listing.folders.iter().any(|f| f == *name)).copied();
+    let (train, test) = (find(&TRAIN_NAMES)?, find(&TEST_NAMES)?);
+    Some(if split == Split::Train { train } else { test })
+}
+
 /// Whether [`load`] takes every picture in the folder, or in the half that is wanted.
 pub(super) fn keeps_all(path: &Path, layout: &Layout, split: Split) -> Result<bool> {
     let root = match layout {

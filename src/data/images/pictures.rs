@@ -152,8 +152,12 @@ pub(crate) fn find(root: &Path) -> Result<(Vec<PathBuf>, usize)> {
         if !seen.insert(own) {
             continue;
         }
-        for entry in fs::read_dir(&folder).map_err(|e| Error::io(&folder, &e))? {
-            let name = entry.map_err(|e| Error::io(&folder, &e))?.file_name();
+        let entries = fs::read_dir(&folder).map_err(|e| Error::io(&folder, &e))?;
+        let names = entries.map(|entry| Ok(entry.map_err(|e| Error::io(&folder, &e))?.file_name()));
+        let mut names = names.collect::<Result<Vec<_>>>()?;
+        // The last is entered first: which of two links to a folder counts must not depend on the file system.
+        names.sort_by(|a, b| b.cmp(a));
+        for name in names {
             let path = folder.join(&name);
             // Links are followed; one that leads nowhere is left out.
             let (name, Ok(kind)) = (name.to_string_lossy(), fs::metadata(&path)) else { continue };

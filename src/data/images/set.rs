@@ -140,7 +140,9 @@ impl ImageSet {
         }
         let source = format!("{} of {}", grouped(labels.len() as u64), self.source);
         let class_names = self.class_names.clone();
-        Self::new(&self.name, &source, [self.height, self.width, self.channels], images, labels, class_names)
+        let set =
+            Self::new(&self.name, &source, [self.height, self.width, self.channels], images, labels, class_names)?;
+        Ok(Self { skipped: self.skipped.clone(), ..set })
     }
 
     /// The first `n` images, or all where there are fewer.

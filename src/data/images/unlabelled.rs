@@ -16,6 +16,7 @@ const NAMES: [&str; 2] = ["unlabeled", "unlabelled"];
 ///   picture lies directly in a class folder, so that none is lost.
 /// - Any other folder with PNG, JPEG or WebP files in it or in folders in it: `[n, side, side, 3]` without classes
 ///   ([`ImageSet::is_labelled`]), sorted by their path in byte order. Hidden files and folders are left out.
+/// - Of a folder with a folder for each half, `train` and `test` (or `val`), the half that is wanted.
 /// - Of a folder with a folder `unlabeled` in it, as STL-10 has one, that one, for [`Split::Train`].
 ///
 /// # Errors
@@ -34,15 +35,23 @@ pub fn load_unlabelled(path: &Path, wanted: &Wanted) -> Result<ImageSet> {
             return read(path, &format!("{name}/: "), &files, n_other, wanted);
         }
     }
+    // Of two halves only the one that is wanted, whatever lies in it.
+    let half = folder::half(&listing, wanted.split);
     match recognise(path, &listing)? {
-        Some(Kind::Classes(layout)) if !folder::keeps_all(path, &layout, wanted.split)? => {}
+        Some(Kind::Classes(layout)) => {
+            let is_there = half.is_none() || layout.has(wanted.split);
+            if is_there && folder::keeps_all(path, &layout, wanted.split)? {
+                return load(path, wanted);
+            }
+        }
         Some(_) => return load(path, wanted),
         None => {}
     }
-    match find(path)? {
+    let (root, part) = half.map_or((path.to_path_buf(), String::new()), |name| (path.join(name), format!("{name}/: ")));
+    match find(&root)? {
         // Says what was looked for.
         (files, _) if files.is_empty() => load(path, wanted),
-        (files, n_other) => read(path, "", &files, n_other, wanted),
+        (files, n_other) => read(path, &part, &files, n_other, wanted),
     }
 }
 

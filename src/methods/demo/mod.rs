@@ -26,7 +26,11 @@ const BINARIES: [[&str; 3]; 4] = [
         "training of networks, accuracy and guesses of trained ones; what one is and costs",
         "cargo run --release --bin classify -- train --arch resnet20 --width 0.5 --data shapes --steps 400 --batch 64 --lr 0.05 --augment none --out out/train",
     ],
-    ["ssl", "representation learning without labels, distillation into small networks, features of pictures", SSL_COMMAND],
+    [
+        "ssl",
+        "representation learning without labels, distillation into small networks, features of pictures",
+        SSL_COMMAND,
+    ],
     ["gpubench", "speed of this machine, kernel by kernel", "cargo run --release --bin gpubench -- run --suite quick"],
     ["demo", "this tour", "cargo run --release"],
 ];

@@ -46,12 +46,12 @@ impl SslStep {
         let images = u32::try_from(BATCHES * spec.batch).map_err(|_| Error::argument("ssl", "a batch too large"))?;
         let config = PretrainConfig {
             method: Some(spec.method),
-            topk: Some(spec.topk),
+            topk: (spec.method.has_neighbours() && spec.method != Method::Nnbyol).then_some(spec.topk),
             shared: SharedFlags {
                 arch: Some(spec.arch.clone()),
                 images: Some(images),
                 test_images: Some(10),
-                bank: Some(spec.bank),
+                bank: spec.method.has_bank().then_some(spec.bank),
                 train: TrainFlags { batch: Some(spec.batch), steps: Some(1 << 20), ..TrainFlags::default() },
                 ..SharedFlags::default()
             },

@@ -118,13 +118,13 @@ pub struct SharedFlags {
     /// Pixels between pixels by a cubic, not linearly
     #[arg(long)]
     pub bicubic: bool,
-    /// Write a sheet of views into the run's folder as views.png
+    /// Write a sheet of views into the run's folder as views.png; not remembered by --resume
     #[arg(long)]
     pub show_views: bool,
     /// Epochs between two evaluations [default: a tenth of the run]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "eval_every")]
     pub eval_epochs: Option<u32>,
-    /// Also train linear probes on the features at the end
+    /// Also train linear probes on the features at the end; not remembered by --resume
     #[arg(long)]
     pub linear: bool,
     /// As the released code has it: a course by epochs, decay on norms and biases too

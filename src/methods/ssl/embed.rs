@@ -14,7 +14,7 @@ use serde_json::json;
 use super::backbone::{Backbone, load_backbone};
 use crate::data::images::{find_pictures, skip, unreadable};
 use crate::data::{npy, read_image};
-use crate::files::{check_writable, write_whole};
+use crate::files::{check_writable, same_file, write_whole};
 use crate::methods::NetworkFlags;
 use crate::methods::images::{IN_FLIGHT, usual_batch};
 use crate::report::{Progress, bytes, grouped};
@@ -36,7 +36,7 @@ pub struct EmbedConfig {
     /// Folder of PNG, JPEG or WebP pictures, also in folders in it
     #[arg(long, value_name = "DIR")]
     pub images: PathBuf,
-    /// File for the features, .npy or .safetensors, one row a picture by path in byte order
+    /// File for the features, .npy (the pictures' names go beside it as .txt) or .safetensors, one row a picture by path in byte order
     #[arg(long, value_name = "FILE")]
     pub file: PathBuf,
     /// Side in pixels that pictures are made to; the network's own unless given
@@ -118,6 +118,9 @@ impl Embedding {
             Some("safetensors") => Format::Safetensors,
             _ => return Err(Error::file(&config.file, "features go to a .npy or a .safetensors file")),
         };
+        if same_file(&config.weights, &config.file) {
+            return Err(Error::file(&config.file, "the weights, which features would replace"));
+        }
         let backbone = load_backbone(&config.weights, &config.network)?;
         let spec = backbone.spec();
         if !matches!(spec.channels(), 1 | 3) {

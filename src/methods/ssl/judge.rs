@@ -61,7 +61,7 @@ impl Judge<'_> {
         let features = self.both(quiet)?;
         let seen = match &features {
             Some((_, test)) => test.clone(),
-            None => self.features(&self.train.clone().take(LOOKED_AT), quiet)?,
+            None => self.features(&first(self.train)?, quiet)?,
         };
         let of_features = Spread::of(seen.values())?;
         put("spread", Some(of_features.spread));
@@ -82,7 +82,10 @@ impl Judge<'_> {
             put("loss_constrained", Some(part));
         }
         put("mean_rank_constrained", memory.mean_rank()?);
-        let collapsed = of_features.features_collapsed() || bank.collapsed();
+        // A teacher's features are those of a backbone, too.
+        let bank_collapsed =
+            if memory.spec.method.is_distilled() { bank.features_collapsed() } else { bank.collapsed() };
+        let collapsed = of_features.features_collapsed() || bank_collapsed;
         figures.insert("collapsed".into(), collapsed.into());
         if collapsed {
             eprintln!(
@@ -105,8 +108,13 @@ impl Judge<'_> {
     /// Where the features of some images lie.
     pub(super) fn map(&self) -> Result<FeatureMap> {
         let set = self.judges.map_or(self.train, |judges| &judges.test);
-        FeatureMap::of(&self.features(&set.clone().take(LOOKED_AT), true)?)
+        FeatureMap::of(&self.features(&first(set)?, true)?)
     }
+}
+
+/// The first images of a set, enough to look at.
+fn first(set: &ImageSet) -> Result<ImageSet> {
+    set.subset(0..LOOKED_AT.min(set.len()))
 }
 
 /// `knn` over evaluations: for each protocol the last and the best, `null` where nothing was judged.

@@ -5,8 +5,9 @@
 //! gradients that are differences of weighted means of the bank's rows ([`softmax_mean`]): one pass over the bank gives the
 //! value and the gradient, and the matrix of similarities never exists.
 
+use crate::ops::Act;
 use crate::ops::bank::softmax_mean;
-use crate::ops::elementwise::{add, affine, exp, log, mul, recip, sub};
+use crate::ops::elementwise::{abs, activate, add, affine, exp, log, mul, neg, sub};
 use crate::ops::reduce::{mean_all, sum, sum_all};
 use crate::{Error, Result, Tensor};
 
@@ -70,10 +71,11 @@ pub(super) fn divergence(student: Side<'_>, teacher: Side<'_>, one_bank: bool) -
 pub(super) fn info_nce(q: &Tensor, key: &Tensor, bank: &Tensor, temperature: f32) -> Result<Tensor> {
     let fixed = q.detach();
     let (mean, lse) = softmax_mean(&fixed, bank, bank, temperature)?;
-    // How far the bank is ahead of the positive; 1 / T at most either way and the log of the bank's size.
+    // How far the bank is ahead of the positive.
     let ahead = sub(&lse, &products(&fixed, key, 1.0 / temperature)?)?;
-    let value = log(&affine(&exp(&ahead)?, 1.0, 1.0)?)?;
-    let share = recip(&affine(&exp(&affine(&ahead, -1.0, 0.0)?)?, 1.0, 1.0)?)?;
+    // log(1 + e^x), so that nothing overflows.
+    let value = add(&activate(&ahead, Act::Relu)?, &log(&affine(&exp(&neg(&abs(&ahead)?)?)?, 1.0, 1.0)?)?)?;
+    let share = activate(&ahead, Act::Sigmoid)?;
     let b = share.len();
     let gradient = mul(&affine(&sub(&mean, key)?, 1.0 / temperature, 0.0)?, &share.reshape(&[b, 1])?)?;
     with_gradient(q, &value, &gradient)

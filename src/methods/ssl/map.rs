@@ -54,6 +54,9 @@ impl FeatureMap {
     #[must_use]
     pub fn chart(&self, title: &str, class_names: &[String]) -> Points {
         let mut chart = Points::new(title);
+        if class_names.is_empty() {
+            chart.group("images", self.points.iter().map(|[x, y]| (*x, *y)));
+        }
         for (class, name) in class_names.iter().enumerate() {
             let own = self.labels.iter().zip(&self.points).filter(|(label, _)| **label as usize == class);
             chart.group(name, own.map(|(_, [x, y])| (*x, *y)));

@@ -8,10 +8,12 @@ use crate::methods::training::Batch;
 use crate::ops::bank::{
     NONE, Tags, Tally, enqueue, mark, mean_rows, nearest, nearest_among, random_unit, store_rows, tally,
 };
-use crate::ops::elementwise::{add, affine, cast, equal, where_};
+use crate::ops::elementwise::{add, affine, cast, equal, greater, square, where_};
 use crate::ops::gather::{concat, gather_rows, index_select};
+use crate::ops::matmul::matmul;
 use crate::ops::optim::ema;
 use crate::ops::random::Key;
+use crate::ops::reduce::sum;
 use crate::philox::stream;
 use crate::{DType, Result, Runtime, Tensor};
 
@@ -19,6 +21,11 @@ use crate::{DType, Result, Runtime, Tensor};
 const NOBODY: u32 = NONE - 1;
 /// Share of the running averages of losses that stays from step to step.
 const TERM_MOMENTUM: f32 = 0.98;
+
+/// Rows that are copied, or multiplied with a few queries, at a time.
+const COPIED: usize = 1 << 14;
+/// Targets whose neighbours' ranks are counted.
+const RANKED: usize = 32;
 
 /// What a memory is made for.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +74,7 @@ pub(super) struct Memory {
     /// Running averages of the loss by all neighbours and by those of a part, and of 1, which tells how full they are, f32 `[4]`.
     terms: Tensor,
     one: Tensor,
+    half: Tensor,
     /// Targets of the last batch f32 `[b, d]`, and its neighbours among a part u32 `[b k]`.
     last: (Tensor, Tensor),
 }
@@ -114,6 +122,7 @@ impl Memory {
             totals: [full(Tally::WORDS, 0)?, full(Tally::WORDS, 0)?],
             terms: Tensor::zeros(runtime, &[4], DType::F32)?,
             one: Tensor::from_slice(runtime, &[1.0_f32, 1.0], &[2])?,
+            half: Tensor::from_slice(runtime, &[0.5_f32], &[1])?,
             last: (Tensor::zeros(runtime, &[b, d], DType::F32)?, full(b * k.max(1), NONE)?),
             spec,
         })
@@ -131,6 +140,8 @@ impl Memory {
             ("totals", Some(&self.totals[0])),
             ("totals_constrained", Some(&self.totals[1])),
             ("terms", Some(&self.terms)),
+            ("last", Some(&self.last.0)),
+            ("last_rows", Some(&self.last.1)),
         ];
         always.into_iter().filter_map(|(name, tensor)| Some((name.to_string(), tensor?.clone()))).collect()
     }
@@ -143,8 +154,7 @@ impl Memory {
         }
         if step.is_multiple_of(per_epoch) {
             first.write(&vec![self.spec.n_images as u32; items.len()])?;
-            let zero = Tensor::from_slice(pool.runtime(), &[0_u32], &[1])?;
-            enqueue(before, &cast(pool, DType::F32)?, &zero)?;
+            copy_rows(pool, before)?;
         }
         Ok(())
     }
@@ -208,6 +218,9 @@ impl Memory {
         if let (Some(pool), Some(before), Some(first)) = (&self.pool, &self.before, &self.first) {
             store_rows(before, u, &first.slice(0, batch.places.clone())?)?;
             let earlier = cast(&gather_rows(before, &batch.items)?, DType::F32)?;
+            // An image that its last epoch left out has no earlier target.
+            let size = sum(&square(&earlier)?, &[1], true)?;
+            let earlier = where_(&greater(&size, &self.half)?, &earlier, u)?;
             store_rows(pool, u, &batch.items)?;
             return Ok(nearest_among(&earlier, before, &self.ids, k, None)?.1);
         }
@@ -241,7 +254,8 @@ impl Memory {
             *out = Neighbours {
                 purity: share(f64::from(tally.same_label)).filter(|_| self.is_labelled),
                 same_image: share(f64::from(tally.same_image)),
-                age: share(tally.age as f64),
+                // Counted in micro-batches.
+                age: share(tally.age as f64 * self.spec.micro_batch as f64 / self.spec.batch as f64),
                 own: (others + f64::from(tally.own) > 0.0)
                     .then(|| f64::from(tally.own) / (others + f64::from(tally.own) + f64::from(tally.empty))),
             };
@@ -259,16 +273,24 @@ impl Memory {
         Ok((full > 0.0).then(|| [terms[0], terms[1]].map(|term| f64::from(term) / full)))
     }
 
-    /// How many entries of the bank are nearer to a target than its neighbours among a part, on average, counted from 1: of the last
-    /// batch, where the method constrains neighbours.
+    /// How many entries of the bank are nearer to a target than its neighbours among a part, on average, counted from 1: of up to 32
+    /// targets of the last batch, where the method constrains neighbours.
     pub(super) fn mean_rank(&self) -> Result<Option<f64>> {
         if !self.spec.method.is_constrained() {
             return Ok(None);
         }
-        let similar = crate::ops::matmul::matmul(&self.last.0, &cast(&self.bank, DType::F32)?.transpose()?)?;
-        let (similar, rows) = (similar.to_vec::<f32>()?, self.last.1.to_vec::<u32>()?);
+        let n_rows = RANKED.min(self.spec.micro_batch);
+        let (queries, m) = (self.last.0.slice(0, 0..n_rows)?, self.spec.m);
+        let mut similar = vec![Vec::with_capacity(m); n_rows];
+        for start in (0..m).step_by(COPIED) {
+            let n = COPIED.min(m - start);
+            let part = cast(&self.bank.slice(0, start..start + n)?, DType::F32)?;
+            let products = matmul(&queries, &part.transpose()?)?.to_vec::<f32>()?;
+            similar.iter_mut().zip(products.chunks_exact(n)).for_each(|(all, part)| all.extend_from_slice(part));
+        }
+        let rows = self.last.1.to_vec::<u32>()?;
         let (mut sum, mut n) = (0_u64, 0_u64);
-        for (similar, rows) in similar.chunks_exact(self.spec.m).zip(rows.chunks_exact(self.spec.k.max(1))) {
+        for (similar, rows) in similar.iter().zip(rows.chunks_exact(self.spec.k.max(1))) {
             for value in rows.iter().filter_map(|row| similar.get(*row as usize)) {
                 sum += 1 + similar.iter().filter(|other| *other > value).count() as u64;
                 n += 1;
@@ -276,4 +298,15 @@ impl Memory {
         }
         Ok((n > 0).then(|| sum as f64 / n as f64))
     }
+}
+
+/// Takes rows over into a pool of the same size and type, part by part.
+fn copy_rows(pool: &Tensor, out: &Tensor) -> Result<()> {
+    let n = pool.shape()[0];
+    let zero = Tensor::from_slice(pool.runtime(), &[0_u32], &[1])?;
+    for start in (0..n).step_by(COPIED) {
+        let rows = start..(start + COPIED).min(n);
+        enqueue(&out.slice(0, rows.clone())?, &cast(&pool.slice(0, rows)?, DType::F32)?, &zero)?;
+    }
+    Ok(())
 }

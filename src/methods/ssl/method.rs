@@ -124,7 +124,7 @@ impl Method {
         match self {
             Self::Simsiam => HeadWidths { hidden: 4 * n, out: 4 * n },
             Self::MocoV2 => HeadWidths { hidden: n, out: 128 },
-            _ => HeadWidths { hidden: (2 * n).max(512), out: (n / 4).max(128) },
+            _ => HeadWidths { hidden: (2 * n).max(512), out: (n / 4).next_multiple_of(4).max(128) },
         }
     }
 

@@ -178,10 +178,12 @@ pub(super) fn page(
     }
     if let Some(views) = views {
         page.heading("Views");
-        page.picture(
-            views,
-            "An image in each row: as it is, then views for the trained network, then views for the targets",
-        )?;
+        let rest = if settled.method.is_distilled() {
+            "views for both networks"
+        } else {
+            "views for the trained network, then views for the targets"
+        };
+        page.picture(views, &format!("An image in each row: as it is, then {rest}"))?;
     }
     Ok(page)
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde_json::Map;
 
@@ -17,10 +18,11 @@ use super::method::Method;
 use super::pseudo::{Pseudo, few_labels};
 use super::report::{Said, SslReport, page};
 use super::settle::{Asked, Settled, backbone};
-use super::sheet::views_sheet;
+use super::sheet::{SHEET_VIEWS, sheet_of};
 use super::step::{BANK_STEPS, Step};
-use super::teacher::Teacher;
+use super::teacher::{Teacher, VIEW_STREAM};
 use crate::data::{self, ImageSet, Normalize, Picture, Split, Wanted};
+use crate::files::check_writable;
 use crate::methods::NetworkFlags;
 use crate::methods::images::usual_batch;
 use crate::methods::training::{
@@ -36,7 +38,7 @@ use crate::{DType, Error, Result, Runtime, Tensor};
 
 /// Share of a batch's statistics that goes into the running ones: PyTorch's.
 const STATISTICS_MOMENTUM: f32 = 0.1;
-/// Bytes of the bank of methods that only look at it, at most.
+/// Entries of the bank of methods that only look at it, at least.
 const LOOKED_AT: usize = 1024;
 
 /// A training whose flags and images are read and checked; needs no device yet.
@@ -46,12 +48,12 @@ pub struct SslRun {
     spec: EncoderSpec,
     train: ImageSet,
     judges: Option<Judges>,
+    /// Why there are none.
+    note: Option<String>,
     teacher: Option<Teacher>,
     flags: TrainFlags,
-    eval_every: Option<u64>,
     linear: bool,
     show_views: bool,
-    cache: Option<PathBuf>,
     folder: Option<PathBuf>,
     resumed: bool,
 }
@@ -62,7 +64,7 @@ impl SslRun {
     /// # Errors
     /// [`Error::File`] and [`Error::Input`] for everything that is wrong with flags, images or the run to go on with.
     pub fn pretrain(config: &PretrainConfig, common: &CommonFlags) -> Result<Self> {
-        Self::settle(&config.into(), common, None, None)
+        Self::settle(&config.into(), common, None)
     }
 
     /// As [`SslRun::pretrain`], on images of a program's own instead of those that `data` names: those to learn from, and
@@ -76,7 +78,7 @@ impl SslRun {
         train: ImageSet,
         test: Option<ImageSet>,
     ) -> Result<Self> {
-        Self::settle(&config.into(), common, None, Some((train, test)))
+        Self::settle(&config.into(), common, Some((train, test)))
     }
 
     /// As [`SslRun::pretrain`], for `ssl distill`.
@@ -84,15 +86,10 @@ impl SslRun {
     /// # Errors
     /// As [`SslRun::pretrain`].
     pub fn distill(config: &DistillConfig, common: &CommonFlags) -> Result<Self> {
-        Self::settle(&config.into(), common, config.cache.clone(), None)
+        Self::settle(&config.into(), common, None)
     }
 
-    fn settle(
-        asked: &Asked<'_>,
-        common: &CommonFlags,
-        cache: Option<PathBuf>,
-        own: Option<(ImageSet, Option<ImageSet>)>,
-    ) -> Result<Self> {
+    fn settle(asked: &Asked<'_>, common: &CommonFlags, own: Option<(ImageSet, Option<ImageSet>)>) -> Result<Self> {
         let shared = asked.shared;
         let resume = shared.train.resume.as_deref();
         let command = "ssl pretrain or ssl distill";
@@ -111,7 +108,7 @@ impl SslRun {
             n,
             side: Some(side),
             seed: named.seed,
-            skip_bad: shared.skip_bad,
+            skip_bad: shared.skip_bad || before.is_some_and(|b| b.skip_bad),
             ..Wanted::new(split)
         };
         let (train, own_test) = match own {
@@ -121,9 +118,6 @@ impl SslRun {
         if train.is_empty() {
             return Err(Error::Input(format!("{}: no image in it", train.name)));
         }
-        for skipped in &train.skipped {
-            eprintln!("skipped {skipped}");
-        }
         let mut spec = backbone(&named.arch, named.width, named.stem, train.height.max(train.width))?;
         spec.set_channels(train.channels);
         if spec.image_is_fixed() && [train.height, train.width] != [spec.image(); 2] {
@@ -131,6 +125,7 @@ impl SslRun {
             return Err(Error::Input(format!("{}: images of {h}x{w} pixels, {spec} takes {want}x{want}", train.name)));
         }
         spec.plan().summary([train.height, train.width])?;
+        let mut note = None;
         let judges = match (&named.eval_data, own_test) {
             (_, Some(test)) => test.map(|test| Judges { bank: None, test }),
             (Some(eval), None) => {
@@ -143,16 +138,27 @@ impl SslRun {
                 // A source without halves gives the same images again.
                 Ok(test) if !same_images(&train, &test) => Some(Judges { bank: None, test }),
                 Ok(_) => {
-                    eprintln!("note: {} has no test images of its own, so features are not judged", train.name);
+                    note = Some(format!("{} has no test images of its own, so features are not judged", train.name));
                     None
                 }
                 Err(error) => {
-                    eprintln!("note: features are not judged: {error}");
+                    note = Some(format!("features are not judged: {error}"));
                     None
                 }
             },
-            (None, None) => None,
+            (None, None) => {
+                note = Some(format!(
+                    "{}: images without classes; --eval-data names labelled ones to judge features by",
+                    train.name
+                ));
+                None
+            }
         };
+        if shared.linear && judges.is_none() {
+            return Err(Error::Input(
+                "--linear: no labelled images to judge features by; --eval-data names some".into(),
+            ));
+        }
         if let Some(Judges { bank, test }) = &judges {
             bank.iter().chain([test]).try_for_each(|set| fits(&train, set))?;
         }
@@ -163,19 +169,19 @@ impl SslRun {
         let teacher =
             settled.teacher.as_deref().map(|path| Teacher::load(path, &NetworkFlags::default(), &train)).transpose()?;
         let n_teacher = teacher.as_ref().map_or(0, Teacher::n_features);
+        if let Some(cache) = settled.cache.as_deref().filter(|_| settled.teacher_views > 0) {
+            std::fs::create_dir_all(cache).map_err(|e| Error::io(cache, &e))?;
+            check_writable(&cache.join("teacher_features.safetensors"))?;
+        }
         let heads = settled.method.heads(spec.plan().n_features(), settled.heads, n_teacher, settled.layers);
-        let per_epoch = (train.len() / settled.recipe.batch) as u64;
-        let tenth = (settled.recipe.steps / per_epoch.max(1)).div_ceil(10).max(1);
-        let eval_epochs = shared.eval_epochs.map_or(tenth, u64::from);
         Ok(Self {
             spec: EncoderSpec { backbone: spec, heads },
             judges,
+            note,
             teacher,
-            eval_every: shared.train.eval_every.or(Some(eval_epochs * per_epoch.max(1))),
             flags: shared.train.clone(),
             linear: shared.linear,
             show_views: shared.show_views,
-            cache,
             folder: resume.map(Path::to_path_buf).or_else(|| common.out.clone()),
             resumed: resume.is_some(),
             settled,
@@ -247,18 +253,18 @@ impl SslRun {
             Method::CmsfKm | Method::CmsfSemi => 1,
             _ => 0,
         };
+        let entry = if self.settled.bank_precision == Some(BankPrecision::F32) { 4 } else { 2 };
         let rows = self.bank_rows() as u64 + pools * n;
+        let of_student =
+            if *method == Method::Compress2q { self.bank_rows() * self.spec.n_features() } else { 0 } as u64;
         let of_teacher = match &self.teacher {
             Some(teacher) => 4 * teacher.n_stored() + u64::from(self.settled.teacher_views) * n * 4 * d,
             None => 0,
         };
-        let images = self.train.images.len().min(RESIDENT_BYTES) as u64;
-        Ok(4 * n_trained * copies
-            + halves
-            + views * kept * recipe.micro_batch as u64
-            + 4 * rows * d
-            + of_teacher
-            + images)
+        let all = self.train.images.len();
+        let images = if all <= RESIDENT_BYTES { all } else { self.train.image_bytes() * recipe.batch } as u64;
+        let kept = views * kept * recipe.micro_batch as u64;
+        Ok(4 * n_trained * copies + halves + kept + entry * (rows * d + of_student) + of_teacher + images)
     }
 
     /// Whether an adapter can hold this, found out before any work is done.
@@ -311,12 +317,16 @@ impl SslRun {
     /// As [`Trainer::run`].
     pub fn run(&self, runtime: &Runtime, out: &Run, quiet: bool) -> Result<SslReport> {
         let recipe = &self.settled.recipe;
+        if let Some(note) = &self.note {
+            eprintln!("note: {note}");
+        }
         for warning in self.settled.warnings(self.train.len(), self.train.n_classes) {
             eprintln!("warning: {warning}");
         }
         if !quiet {
             eprintln!("{}: training takes about {} on the device", self.spec.backbone, bytes(self.memory_bytes()?));
         }
+        let start = Instant::now();
         runtime.reset_peak_memory();
         let n = self.train.len();
         let (mut trainer, step, judged) = self.set_up(runtime, Cow::Borrowed(&self.train), quiet)?;
@@ -339,7 +349,7 @@ impl SslRun {
         let mut feed = |at: u64, items: &[u32]| step.feed(at, per_epoch, &mut order, items);
         let done = trainer.step();
         let (mut metrics, before) = Metrics::go_on(self.folder(), if self.resumed { done } else { 0 })?;
-        let flags = TrainFlags { eval_every: self.eval_every, ..self.flags.clone() };
+        let flags = TrainFlags { eval_every: Some(self.settled.eval_every), ..self.flags.clone() };
         let mut evaluate = |_| judge.figures(true);
         let mut loss = |batch: &Batch| step.loss(batch);
         let mut outcome = trainer.run(&flags, &mut metrics, quiet, &mut feed, &mut loss, &mut evaluate)?;
@@ -358,6 +368,8 @@ impl SslRun {
         if let Some(folder) = self.folder() {
             self.save(folder, &judged.backbone.weights()?)?;
         }
+        outcome.seconds = start.elapsed().as_secs_f64();
+        outcome.peak_device_bytes = runtime.memory().peak_bytes;
         let said = Said {
             settled: &self.settled,
             network: self.spec.backbone.to_string(),
@@ -435,7 +447,17 @@ impl SslRun {
     /// A sheet of views, also in the run's folder.
     fn sheet(&self, runtime: &Runtime) -> Result<Picture> {
         let Settled { query, target, recipe, .. } = &self.settled;
-        let sheet = views_sheet(runtime, &self.train, &[*query, *target], recipe.seed)?;
+        let views = [(stream::VIEWS, *query), (VIEW_STREAM, *target)];
+        let sheet = if self.settled.method.is_distilled() {
+            // One view for both networks, and no more of them than there are.
+            let epochs = match self.settled.teacher_views {
+                0 => SHEET_VIEWS as u32,
+                n => n.min(SHEET_VIEWS as u32),
+            };
+            sheet_of(runtime, &self.train, &views[1..], epochs, recipe.seed)?
+        } else {
+            sheet_of(runtime, &self.train, &views, SHEET_VIEWS as u32, recipe.seed)?
+        };
         if let Some(folder) = self.folder() {
             sheet.save(&folder.join("views.png"))?;
         }
@@ -482,7 +504,7 @@ impl SslRun {
 
     fn guide(&self, runtime: &Runtime, teacher: &Teacher, quiet: bool) -> Result<Guide> {
         let Settled { teacher_views, target, recipe, .. } = &self.settled;
-        let folder = self.cache.as_deref().or_else(|| self.folder());
+        let folder = self.settled.cache.as_deref().or_else(|| self.folder());
         let spec = GuideSpec { views: *teacher_views, recipe: *target, seed: recipe.seed, batch: recipe.batch };
         Guide::new(runtime, teacher, &self.train, spec, folder, quiet)
     }

@@ -75,6 +75,12 @@ pub struct Settled {
     pub layers: usize,
     /// Fixed views whose teacher features are kept; 0: none.
     pub teacher_views: u32,
+    /// Whether pictures that cannot be read are left out.
+    pub skip_bad: bool,
+    /// Steps between two evaluations.
+    pub eval_every: u64,
+    /// Where a teacher's features are kept, if not in the run's folder.
+    pub cache: Option<PathBuf>,
     /// The recipe.
     pub recipe: Recipe,
 }
@@ -160,6 +166,10 @@ impl Asked<'_> {
         let paper_exact = shared.paper_exact || before.is_some_and(|b| b.paper_exact);
         let usual = before.map_or_else(|| usual_recipe(method, n, small, paper_exact, shared), |b| b.recipe.clone());
         let recipe = Recipe::settle(&shared.train, Recipe { seed, ..usual }, n)?;
+        let per_epoch = (n / recipe.batch).max(1) as u64;
+        let asked = shared.train.eval_every.or(shared.eval_epochs.map(|epochs| u64::from(epochs) * per_epoch));
+        let tenth = || (recipe.steps / per_epoch).div_ceil(10).max(1) * per_epoch;
+        let eval_every = given(&asked, before.map(|b| &b.eval_every), tenth);
         let usual_bank = || usual_bank(n, recipe.batch);
         let bank = given(&shared.bank, before.map(|b| &b.bank), usual_bank);
         let usual_topk = || if method.needs_labels() { 10 } else { 5 };
@@ -180,11 +190,13 @@ impl Asked<'_> {
         });
         let strong = |strength| strength == Strength::Strong;
         let view = |asked: Option<Strength>, usual: bool, before: Option<&views::Recipe>| {
-            let flags = [shared.crop_min, shared.blur, shared.solarize];
-            match before {
-                Some(before) if asked.is_none() && flags.iter().all(Option::is_none) && !shared.bicubic => *before,
-                _ => recipe_of(shared, asked.map_or(usual, strong), small),
-            }
+            let usual_view = |is_strong| recipe_of(method, is_strong, small);
+            let start = match (before, asked) {
+                (Some(before), None) => *before,
+                _ => usual_view(asked.map_or(usual, strong)),
+            };
+            // Of a run before, the strength is seen by what it does.
+            over(shared, start)
         };
         let query = view(pretrain.and_then(|c| c.query_view), !method.is_distilled(), before.map(|b| &b.query));
         let both = method.is_symmetric() || method == Method::MocoV2;
@@ -224,10 +236,47 @@ impl Asked<'_> {
             teacher,
             layers: given(&distill.and_then(|c| c.layers), before.map(|b| &b.layers), || 4),
             teacher_views: given(&distill.and_then(|c| c.teacher_views), before.map(|b| &b.teacher_views), || 0),
+            skip_bad: shared.skip_bad || before.is_some_and(|b| b.skip_bad),
+            eval_every,
+            cache: distill.and_then(|c| c.cache.clone()).or_else(|| before.and_then(|b| b.cache.clone())),
             recipe,
         };
         settled.check(train)?;
+        self.check(&settled)?;
         Ok(settled)
+    }
+}
+
+impl Asked<'_> {
+    /// An error for a flag that does nothing here.
+    fn check(&self, settled: &Settled) -> Result<()> {
+        let Settled { method, query, target, .. } = settled;
+        let strong = [query, target].iter().any(|recipe| recipe.jitter.p > 0.0);
+        let Self { shared, pretrain, distill, .. } = self;
+        let of_pretrain = |asked: &dyn Fn(&PretrainConfig) -> bool| pretrain.is_some_and(asked);
+        let of_distill = |asked: &dyn Fn(&DistillConfig) -> bool| distill.is_some_and(asked);
+        let has_neighbours = method.has_neighbours() && *method != Method::Nnbyol;
+        let is_compress = matches!(method, Method::Compress1q | Method::Compress2q);
+        let has_temperature = matches!(method, Method::MocoV2 | Method::Isd) || is_compress;
+        let temperature = of_pretrain(&|c| c.temperature.is_some()) || of_distill(&|c| c.temperature.is_some());
+        let flags = [
+            ("--topk", of_pretrain(&|c| c.topk.is_some()), has_neighbours, "msf and cmsf"),
+            ("--clusters", of_pretrain(&|c| c.clusters.is_some()), *method == Method::CmsfKm, "cmsf-km"),
+            ("--labels", of_pretrain(&|c| c.labels.is_some()), *method == Method::CmsfSemi, "cmsf-semi"),
+            ("--threshold", of_pretrain(&|c| c.threshold.is_some()), *method == Method::CmsfSemi, "cmsf-semi"),
+            ("--temperature", temperature, has_temperature, "moco-v2, isd and compress"),
+            ("--teacher-temperature", of_pretrain(&|c| c.teacher_temperature.is_some()), *method == Method::Isd, "isd"),
+            ("--layers", of_distill(&|c| c.layers.is_some()), *method == Method::Simreg, "simreg"),
+            ("--cache", of_distill(&|c| c.cache.is_some()), settled.teacher_views > 0, "--teacher-views above 0"),
+            ("--bank", shared.bank.is_some(), method.has_bank(), "methods with a memory bank"),
+            ("--ema", shared.train.ema.is_some(), method.has_target(), "methods with a target network"),
+            ("--blur", shared.blur.is_some(), strong, "strong views"),
+            ("--solarize", shared.solarize.is_some(), strong, "strong views"),
+        ];
+        match flags.iter().find(|(_, given, used, _)| *given && !used) {
+            None => Ok(()),
+            Some((flag, _, _, owner)) => Err(Error::Input(format!("{flag} belongs to {owner}"))),
+        }
     }
 }
 
@@ -237,7 +286,7 @@ impl Settled {
         let wrong = |message: String| Err(Error::Input(message));
         let Self { method, bank, topk, clusters, recipe, .. } = self;
         let n = train.len();
-        if *bank == 0 || !bank.is_multiple_of(recipe.batch) || !bank.is_multiple_of(4) {
+        if method.has_bank() && (*bank == 0 || !bank.is_multiple_of(recipe.batch) || !bank.is_multiple_of(4)) {
             let batch = recipe.batch;
             return wrong(format!("--bank {bank}: a multiple of the batch of {batch} and of 4 wanted"));
         }
@@ -298,14 +347,21 @@ impl Settled {
     }
 }
 
-/// The views that flags ask for.
-fn recipe_of(flags: &SharedFlags, strong: bool, small: bool) -> views::Recipe {
+/// A method's usual views.
+fn recipe_of(method: Method, strong: bool, small: bool) -> views::Recipe {
     let usual = if strong { views::Recipe::STRONG } else { views::Recipe::WEAK };
-    let least = flags.crop_min.map_or(usual.area[0], |area| area as f32);
-    let blur = if small { 0.0 } else { usual.blur };
+    // CompRess cuts as supervised training does.
+    let least = if matches!(method, Method::Compress1q | Method::Compress2q) { 0.08 } else { usual.area[0] };
+    views::Recipe { area: [least, usual.area[1]], blur: if small { 0.0 } else { usual.blur }, ..usual }
+}
+
+/// Views as flags ask for them, over what they would be.
+fn over(flags: &SharedFlags, usual: views::Recipe) -> views::Recipe {
+    // Blur and solarisation are of strong views, which alone change colours.
+    let strong = usual.jitter.p > 0.0;
     views::Recipe {
-        area: [least, usual.area[1]],
-        blur: flags.blur.filter(|_| strong).map_or(blur, |p| p as f32),
+        area: [flags.crop_min.map_or(usual.area[0], |area| area as f32), usual.area[1]],
+        blur: flags.blur.filter(|_| strong).map_or(usual.blur, |p| p as f32),
         solarize: flags.solarize.filter(|_| strong).map_or(usual.solarize, |p| p as f32),
         filter: if flags.bicubic { views::Filter::Bicubic } else { usual.filter },
         ..usual
@@ -357,6 +413,11 @@ fn usual_recipe(method: Method, n: usize, small: bool, paper_exact: bool, flags:
 
 /// The network called `arch`, `width` times as wide, with the stem for these images.
 pub(super) fn backbone(arch: &str, width: f64, stem: StemChoice, side: usize) -> Result<ModelSpec> {
+    // A width in the name stands behind the stem.
+    let (base, of_name) = match arch.rsplit_once("_x") {
+        Some((base, factor)) if factor.parse::<f64>().is_ok() => (base, factor.parse().unwrap_or(1.0)),
+        _ => (arch, 1.0),
+    };
     let plain = ModelSpec::by_name(arch)?;
     let wants_cifar = match stem {
         StemChoice::Auto => side <= SMALL,
@@ -364,10 +425,11 @@ pub(super) fn backbone(arch: &str, width: f64, stem: StemChoice, side: usize) ->
         StemChoice::Imagenet => false,
     };
     let stemmed = if wants_cifar && plain.image() > SMALL && !plain.image_is_fixed() {
-        format!("{arch}_cifar")
+        format!("{base}_cifar")
     } else {
-        arch.to_string()
+        base.to_string()
     };
+    let width = width * of_name;
     let name = if width == 1.0 { stemmed } else { format!("{stemmed}_x{width}") };
-    ModelSpec::by_name(&name).map_err(|_| Error::Input(format!("--arch {arch} does not come with --width {width}")))
+    ModelSpec::by_name(&name).map_err(|_| Error::Input(format!("{arch} does not come {width} times as wide")))
 }

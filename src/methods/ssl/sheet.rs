@@ -16,11 +16,23 @@ const LEAST_SIDE: usize = 96;
 
 /// A picture of the views that a training sees: a row for each of the first images; in it the image, then its views of the first
 /// epochs by the first recipe, then those by the second. View `k` of a pair is drawn as the training with this seed draws it,
-/// from the stream [`stream::VIEWS`] + k.
+/// from the stream [`stream::VIEWS`] + k, if its images lie on the device as a whole.
 ///
 /// # Errors
 /// As [`Views::make`].
 pub fn views_sheet(runtime: &Runtime, set: &ImageSet, recipes: &[Recipe], seed: u64) -> Result<Picture> {
+    let views: Vec<(u32, Recipe)> = (stream::VIEWS..).zip(recipes.iter().copied()).collect();
+    sheet_of(runtime, set, &views, SHEET_VIEWS as u32, seed)
+}
+
+/// The same for recipes with their streams, and views of so many epochs.
+pub(super) fn sheet_of(
+    runtime: &Runtime,
+    set: &ImageSet,
+    recipes: &[(u32, Recipe)],
+    epochs: u32,
+    seed: u64,
+) -> Result<Picture> {
     let n = SHEET_IMAGES.min(set.len());
     let (size, channels) = ([set.height, set.width], set.channels);
     let first = set.subset(0..n)?;
@@ -32,10 +44,10 @@ pub fn views_sheet(runtime: &Runtime, set: &ImageSet, recipes: &[Recipe], seed: 
     let [scale, shift] = [scale, shift].map(|values| Tensor::from_slice(runtime, &values, &[channels]));
     let (scale, shift) = (scale?, shift?);
     let mut columns = vec![first.images.clone()];
-    for (stream, recipe) in (stream::VIEWS..).zip(recipes) {
+    for (stream, recipe) in recipes {
         let views = Views::new(runtime, recipe, size, size)?;
-        for epoch in 0..SHEET_VIEWS as u32 {
-            let key = Key::new(seed, stream, epoch);
+        for epoch in 0..epochs {
+            let key = Key::new(seed, *stream, epoch);
             let pixels = views.make(&images, &ids, None, &scale, &shift, key, DType::F32)?.to_vec::<f32>()?;
             columns.push(pixels.iter().map(|v| v.round().clamp(0.0, 255.0) as u8).collect());
         }

@@ -43,7 +43,7 @@ pub struct TrainFlags {
     /// Global norm past which gradients are scaled down
     #[arg(long, value_name = "NORM")]
     pub clip: Option<f64>,
-    /// Also keep an average of the weights with this momentum, such as 0.999
+    /// Momentum of an average of the weights that is kept beside them, such as 0.999: of the target network, where a method has one
     #[arg(long, value_name = "M")]
     pub ema: Option<f64>,
     /// f16: activations and weights in 16 bits, a master copy of the weights in 32, a loss scale that moves by itself
@@ -58,7 +58,7 @@ pub struct TrainFlags {
     /// Steps between two checkpoints
     #[arg(long, value_name = "STEPS", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     pub checkpoint_every: u64,
-    /// Steps between two evaluations; only at the end unless given
+    /// Steps between two evaluations; unless given, only at the end, in ssl as --eval-epochs says
     #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
     pub eval_every: Option<u64>,
     /// Write a checkpoint and stop after so many steps of this call

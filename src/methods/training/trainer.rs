@@ -324,13 +324,15 @@ impl Trainer {
             progress.advance(1);
             let done = self.step == last;
             let signal = signals.came();
-            let evaluated = !done && flags.eval_every.is_some_and(|every| self.step.is_multiple_of(every));
+            // Also where this call stops: what a later one finds must not depend on where that was. The end is the method's own.
+            let due = flags.eval_every.is_some_and(|every| self.step.is_multiple_of(every));
+            let evaluated = due && self.step < self.recipe.steps;
             if done || signal.is_some() || evaluated || self.step.is_multiple_of(flags.checkpoint_every) {
                 self.runtime.sync()?;
                 clock.stop();
                 log.drain(0)?;
                 (self.loss_first, self.open) = (log.loss_first, log.open);
-                if evaluated && signal.is_none() {
+                if evaluated {
                     let figures = evaluate(self.step)?;
                     let mut line = Map::from_iter([("step".to_string(), self.step.into())]);
                     line.extend(figures.clone());

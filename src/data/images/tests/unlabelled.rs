@@ -75,7 +75,17 @@ fn folders_of_classes_keep_them_and_lose_no_picture() {
     let set = open(&scratch, "halves").unwrap();
     assert_eq!((greys(&set), set.n_classes), (vec![1], 1));
     scratch.write("halves/train/cat/more/1.png", &grey(4, 3));
-    assert_eq!(open(&scratch, "halves").unwrap().len(), 3);
+    let set = open(&scratch, "halves").unwrap();
+    assert_eq!(
+        (greys(&set), set.is_labelled(), set.source.as_str()),
+        (vec![1, 3], false, "train/: 2 images without classes")
+    );
+    // To learn from without classes, to judge by with them.
+    scratch.write("plain/train/1.png", &grey(4, 1));
+    scratch.write("plain/train/2.png", &grey(4, 2));
+    scratch.write("plain/test/cat/3.png", &grey(4, 3));
+    let set = open(&scratch, "plain").unwrap();
+    assert_eq!((greys(&set), set.is_labelled()), (vec![1, 2], false));
     // CIFAR is CIFAR.
     scratch.write("cifar/data_batch_1.bin", &records(3, 4, 1));
     assert_eq!(open(&scratch, "cifar").unwrap(), scratch.load("cifar", Split::Train).unwrap());

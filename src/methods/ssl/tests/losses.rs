@@ -107,7 +107,7 @@ fn divergence_is_that_of_the_two_softmaxes() {
 fn info_nce_is_the_cross_entropy_of_the_positive() {
     let Some(runtime) = runtime() else { return };
     let (keys, bank) = (unit(B, D, 6), unit(M, D, 7));
-    for temperature in [0.07, 0.2, 1.0] {
+    for temperature in [0.005, 0.07, 0.2, 1.0] {
         let (k, b) = (tensor(&runtime, &keys), tensor(&runtime, &bank));
         check(
             &runtime,
