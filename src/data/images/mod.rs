@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 pub use names::CIFAR_10;
 pub use picture::{Picture, read_image};
-pub(crate) use pictures::{find as find_pictures, skip, unreadable};
+pub(crate) use pictures::{find as find_pictures, named, skip, unreadable};
 pub use set::ImageSet;
 pub use unlabelled::load_unlabelled;
 

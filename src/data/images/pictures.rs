@@ -125,7 +125,7 @@ pub(crate) fn unreadable(root: &Path, mut bad: Vec<Error>, n: usize) -> Error {
 }
 
 /// The first reasons, and how many there are more.
-fn named(reasons: &[String]) -> String {
+pub(crate) fn named(reasons: &[String]) -> String {
     let shown = reasons[..reasons.len().min(MAX_NAMED)].join("; ");
     let n_more = reasons.len().saturating_sub(MAX_NAMED);
     if n_more > 0 { format!("{shown}; and {} more", grouped(n_more as u64)) } else { shown }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::backbone::{Backbone, load_backbone};
-use crate::data::images::{find_pictures, skip, unreadable};
+use crate::data::images::{find_pictures, named, skip, unreadable};
 use crate::data::{npy, read_image};
 use crate::files::{check_writable, same_file, write_whole};
 use crate::methods::NetworkFlags;
@@ -324,7 +324,7 @@ impl fmt::Display for EmbedReport {
         }
         writeln!(f)?;
         if !skipped.is_empty() {
-            writeln!(f, "{} skipped: {}", grouped(skipped.len() as u64), skipped.join("; "))?;
+            writeln!(f, "{} skipped: {}", grouped(skipped.len() as u64), named(skipped))?;
         }
         let (speed, peak) = (self.images_per_s, bytes(self.peak_device_bytes));
         write!(f, "{speed:.1} pictures/s in batches of {}, {peak} on {} ({})", self.batch, self.adapter, self.backend)

@@ -13,7 +13,8 @@ pub enum Method {
     Byol,
     /// BYOL with both views through both networks.
     ByolSym,
-    /// `SimSiam` (Chen and He 2020, arXiv 2011.10566).
+    /// `SimSiam` (Chen and He 2020, arXiv 2011.10566). The predictor's learning rate goes with the others', and residual branches
+    /// start at their usual size, both unlike its authors' code.
     Simsiam,
     /// Mean shift (Koohpayegani et al. 2021, arXiv 2105.07269).
     Msf,
@@ -27,7 +28,8 @@ pub enum Method {
     CmsfSup,
     /// Constrained mean shift, by a few labels and pseudo-labels.
     CmsfSemi,
-    /// BYOL with the target replaced by its nearest neighbour, as NNCLR (Dwibedi et al. 2021, arXiv 2104.14548) does.
+    /// BYOL with the target replaced by its nearest neighbour, as NNCLR (Dwibedi et al. 2021, arXiv 2104.14548) does. What its
+    /// neighbours are is not counted.
     Nnbyol,
     /// Iterative similarity distillation (Tejankar et al. 2020, arXiv 2012.09259).
     Isd,
@@ -38,7 +40,8 @@ pub enum Method {
     /// Regression of a teacher's features (Navaneet et al. 2022, arXiv 2201.05131).
     #[value(skip)]
     Simreg,
-    /// Similarities to a teacher's bank, one bank for both (Koohpayegani et al. 2020, arXiv 2010.14713).
+    /// Similarities to a teacher's bank, one bank for both (Koohpayegani et al. 2020, arXiv 2010.14713). The course of the rate is
+    /// a cosine unless asked for; theirs falls to a fifth in epochs 90 and 120 (`--schedule step:at=90/120,gamma=0.2`).
     #[serde(rename = "compress-1q")]
     #[value(skip)]
     Compress1q,

@@ -1,8 +1,8 @@
 //! Memory banks: rings of rows that training fills, the nearest of their rows, and means over them.
 //!
 //! [`nearest`] and [`softmax_mean`] never hold the matrix of all products. The bank goes by in chunks: a product of the queries
-//! with a chunk by [`super::matmul`], then what it adds to the result so far. So the memory beside the bank stays below
-//! [`SCRATCH_BYTES`].
+//! with a chunk by [`super::matmul`], then what it adds to the result so far. So the memory of a search beside the bank
+//! stays below [`SCRATCH_BYTES`]; a mean takes twice its own size more, and a last chunk again where `m` is no multiple of 4.
 //!
 //! [`enqueue`], [`mark`], [`store_rows`] and [`tally`] **write in place**, unlike other ops: every tensor that shares the
 //! memory sees it. Ops recorded before them still read the old values, ops recorded after them the new ones. Where a row goes
