@@ -1,7 +1,7 @@
 //! The losses: each is a value and a gradient with respect to the trained network's output, which looks at nothing else.
 //!
 //! With unit rows, the mean of squared distances to k neighbours is `2 - 2 <q, mean of them>`, so that BYOL, mean shift and its
-//! relatives differ in the mean alone. A Kullback-Leibler divergence between similarities to a bank, and InfoNCE, have
+//! relatives differ in the mean alone. A Kullback-Leibler divergence between similarities to a bank, and `InfoNCE`, have
 //! gradients that are differences of weighted means of the bank's rows ([`softmax_mean`]): one pass over the bank gives the
 //! value and the gradient, and the matrix of similarities never exists.
 
@@ -67,7 +67,7 @@ pub(super) fn divergence(student: Side<'_>, teacher: Side<'_>, one_bank: bool) -
     with_gradient(student.rows, &value, &gradient)
 }
 
-/// InfoNCE of `q` with its positive `key` f32 `[b, d]` against the rows of a bank: the mean over rows `[]`.
+/// `InfoNCE` of `q` with its positive `key` f32 `[b, d]` against the rows of a bank: the mean over rows `[]`.
 pub(super) fn info_nce(q: &Tensor, key: &Tensor, bank: &Tensor, temperature: f32) -> Result<Tensor> {
     let fixed = q.detach();
     let (mean, lse) = softmax_mean(&fixed, bank, bank, temperature)?;

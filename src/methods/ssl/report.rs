@@ -188,8 +188,11 @@ pub(super) fn page(
     Ok(page)
 }
 
+/// Figures of an evaluation, by name.
+type Named = Vec<(String, Option<f64>)>;
+
 /// Figures over steps.
-fn curves(report: &SslReport, y: &str, of: &dyn Fn(&Map<String, Value>) -> Vec<(String, Option<f64>)>) -> Lines {
+fn curves(report: &SslReport, y: &str, of: &dyn Fn(&Map<String, Value>) -> Named) -> Lines {
     let mut by_name: Vec<(String, Vec<(f64, f64)>)> = Vec::new();
     for (step, figures) in &report.outcome.evaluations {
         for (name, value) in of(figures) {

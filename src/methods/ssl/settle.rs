@@ -308,7 +308,7 @@ impl Settled {
         if !(self.labels > 0.0 && self.labels <= 1.0) {
             return wrong(format!("--labels {}: above 0 and up to 1 wanted", self.labels));
         }
-        if !(self.threshold > 0.0) {
+        if self.threshold.is_nan() || self.threshold <= 0.0 {
             return wrong(format!("--threshold {}: above 0 wanted", self.threshold));
         }
         if !matches!(self.layers, 1 | 2 | 4) {

@@ -58,7 +58,7 @@ impl Step<'_> {
             self.memory.set_parts(&found.labels.to_vec::<u32>()?)?;
         }
         if let Some(pseudo) = &self.pseudo
-            && (at % per_epoch == 0 || at % per_epoch == per_epoch / 2)
+            && (at.is_multiple_of(per_epoch) || at % per_epoch == per_epoch / 2)
         {
             // Whatever the last epoch's worth of steps saw.
             let mut seen: Vec<u32> = Vec::new();

@@ -143,8 +143,7 @@ fn counts_of_neighbours_are_those_of_a_replay() {
     let [found, none] = memory.neighbours().unwrap();
     assert_eq!(none.purity, None);
     // The same on the host.
-    let mut rows: Vec<(Vec<f32>, Option<(u32, u32)>)> =
-        memory_before(&runtime, 0).into_iter().map(|row| (row, None)).collect();
+    let mut rows: Vec<_> = memory_before(&runtime, 0).into_iter().map(|row| (row, None::<(u32, u32)>)).collect();
     let (mut others, mut pure, mut same, mut age, mut own, mut all) = (0_u32, 0, 0, 0, 0, 0);
     for t in 0..13_u32 {
         let items: Vec<u32> = (0..B as u32).map(|i| (t % 5) * B as u32 + (i * 3) % B as u32).collect();
