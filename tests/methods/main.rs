@@ -13,4 +13,5 @@ mod published;
 mod reference;
 mod ssl_eval;
 mod ssl_files;
+mod ssl_train;
 mod train;

@@ -233,7 +233,7 @@ impl SslRun {
     }
 
     /// What training takes on the device at least, in bytes: weights, gradients, the optimizer's state, the average, the activations
-    /// that the backward pass needs, bank and pools, images.
+    /// that the backward pass needs and those of a target network, views, bank and pools, images.
     ///
     /// # Errors
     /// As [`crate::nn::Plan::summary`].
@@ -264,6 +264,13 @@ impl SslRun {
         let all = self.train.images.len();
         let images = if all <= RESIDENT_BYTES { all } else { self.train.image_bytes() * recipe.batch } as u64;
         let kept = views * kept * recipe.micro_batch as u64;
+        // Two views, and one on its way; what is alive at once in a target network.
+        let pixels = (side[0] * side[1] * recipe.micro_batch) as u64;
+        let size = recipe.precision.dtype().bytes() as u64;
+        let of_views = pixels * (16 + 2 * size * self.train.channels as u64);
+        let live = self.spec.backbone.plan().summary(side)?.activation_bytes * recipe.micro_batch as u64 * size / 4;
+        let of_target = if method.has_target() { live } else { 0 };
+        let kept = kept + of_views + of_target;
         Ok(4 * n_trained * copies + halves + kept + entry * (rows * d + of_student) + of_teacher + images)
     }
 
