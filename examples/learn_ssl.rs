@@ -281,6 +281,8 @@ fn distill(
         };
         (config.shared.arch, config.shared.width) = (Some("resnet20".into()), Some(0.5));
         config.shared.bank = (method == Method::Compress1q).then_some(2_048);
+        // The same crops for all, so that the teacher's features serve all.
+        config.shared.crop_min = Some(0.2);
         // In so few steps a rate as in pretraining, 0.05, comes to 8 points over untrained, this one to 12.
         config.shared.train.warmup = Some(20);
         config.shared.train.steps = Some(steps);
