@@ -215,6 +215,7 @@ fn bad_input_is_refused_in_one_line() {
         ("--method msf --temperature 0.1", "moco-v2, isd"),
         ("--method byol --topk 3", "msf"),
         ("--method simsiam --ema 0.9", "target network"),
+        ("--method simsiam --ema-course cosine", "--ema"),
         ("--method byol --bank 32", "memory bank"),
         ("--method msf --labels 0.5", "cmsf-semi"),
         ("--method msf --query-view weak --blur 0.5", "strong"),

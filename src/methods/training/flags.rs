@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::recipe::EmaCourse;
 use crate::nn::{Precision, Rule, SCHEDULE_FORMS, Schedule};
 use crate::{Error, Result};
 
@@ -46,6 +47,9 @@ pub struct TrainFlags {
     /// Momentum of an average of the weights that is kept beside them, such as 0.999: of the target network, where a method has one
     #[arg(long, value_name = "M")]
     pub ema: Option<f64>,
+    /// How that momentum goes on: as it is, or by half a cosine to 1 [default: constant]
+    #[arg(long, value_name = "constant|cosine")]
+    pub ema_course: Option<EmaCourse>,
     /// f16: activations and weights in 16 bits, a master copy of the weights in 32, a loss scale that moves by itself
     #[arg(long, value_name = "f32|f16", value_parser = precision)]
     pub precision: Option<Precision>,

@@ -40,7 +40,7 @@ pub struct Recipe {
 }
 
 /// The momentum of an average over a run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum EmaCourse {
     /// As it is.
@@ -103,6 +103,9 @@ impl Recipe {
                 return wrong(format!("{name} {value}: wanted at least {} and below {}", range.start, range.end));
             }
         }
+        if flags.ema_course.is_some() && flags.ema.or(usual.ema).is_none() {
+            return wrong("--ema-course belongs to an average of the weights, which --ema asks for".into());
+        }
         Ok(Self {
             steps,
             batch,
@@ -113,7 +116,7 @@ impl Recipe {
             decay: flags.decay.unwrap_or(usual.decay),
             clip: flags.clip.or(usual.clip),
             ema: flags.ema.or(usual.ema),
-            ema_course: usual.ema_course,
+            ema_course: flags.ema_course.unwrap_or(usual.ema_course),
             precision: flags.precision.unwrap_or(usual.precision),
             seed: usual.seed,
         })
