@@ -125,7 +125,7 @@ impl TrainingStep {
     pub fn run(&self) -> Result<Tensor> {
         let gradients = || {
             let value = self.loss(&self.network)?;
-            self.arena.collect(value.backward()?, &self.leaves, false)?;
+            self.arena.collect(&mut value.backward()?, &self.leaves, false)?;
             Ok(value.detach())
         };
         let value = self.gradients.borrow_mut().run(self.images.runtime(), gradients)?;

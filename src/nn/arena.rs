@@ -157,6 +157,12 @@ impl Arena {
         self.places.iter().map(|p| of(p).slice(0, p.offset..p.offset + p.len())?.reshape(&p.shape)).collect()
     }
 
+    /// Where parameter `i` lies: its part, and its first element in it; `None` past the last.
+    #[must_use]
+    pub fn place(&self, i: usize) -> Option<(usize, usize)> {
+        self.places.get(i).map(|place| (place.part, place.offset))
+    }
+
     /// The values, one flat tensor `[n]` per part.
     #[must_use]
     pub fn values(&self) -> Vec<Tensor> {
@@ -206,7 +212,7 @@ impl Arena {
     ///
     /// # Errors
     /// [`Error::Argument`] if the arena is not trained, else as the copy's dispatch.
-    pub fn collect(&self, mut found: Gradients, leaves: &[Tensor], add: bool) -> Result<()> {
+    pub fn collect(&self, found: &mut Gradients, leaves: &[Tensor], add: bool) -> Result<()> {
         for (i, part) in self.parts.iter().enumerate() {
             let Some(gradients) = &part.gradients else {
                 return Err(Error::argument("collect", "the arena has no room for gradients"));

@@ -4,6 +4,7 @@
 //! use them. [`identify`] reads a spec off a file's names and shapes, [`Checkpoint`] reads the values.
 
 mod arena;
+mod branch;
 mod checkpoint;
 mod fold;
 mod half;
@@ -21,6 +22,7 @@ mod reference;
 mod report;
 mod resnet;
 mod schedule;
+mod site;
 mod spec;
 mod summary;
 #[cfg(test)]
@@ -29,6 +31,7 @@ mod vit;
 mod vit_forward;
 
 pub use arena::{Arena, ArenaParam, NamedParam};
+pub use branch::Branch;
 pub use checkpoint::{Checkpoint, Header, RawTensor, TensorEntry, Weights};
 pub use half::{HalfCopy, Precision};
 pub use identify::{Hints, Identified, identify};
@@ -47,6 +50,7 @@ pub use reference::reference_forward;
 pub use report::{LoadReport, Misfit};
 pub use resnet::{Block, ResNetSpec, ShortcutKind, Stem};
 pub use schedule::{Curve, Every, SCHEDULE_FORMS, Schedule};
+pub use site::{Role, Site};
 pub use spec::{ARCH_NAMES, ModelSpec};
 pub use summary::{LayerRow, Summary};
 pub use vit::{QkvNames, VitNames, VitSpec};

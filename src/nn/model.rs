@@ -1,5 +1,6 @@
 //! A network with its weights on a device.
 
+use super::branch::Beside;
 use super::checkpoint::Weights;
 use super::param::{ParamId, ParamSpec};
 use super::plan::{Body, Conv, Linear, Norm, Plan, Residual, Shortcut, Step};
@@ -7,7 +8,7 @@ use super::spec::ModelSpec;
 use super::vit_forward;
 use crate::autograd::{Pass, checkpoint};
 use crate::ops::conv::{self, Conv2d};
-use crate::ops::{Act, elementwise, gather, matmul, norm, pool};
+use crate::ops::{Act, elementwise, gather, norm, pool};
 use crate::{Error, Result, Runtime, Tensor};
 use std::sync::Arc;
 
@@ -16,7 +17,9 @@ use std::sync::Arc;
 pub struct Model {
     spec: ModelSpec,
     plan: Arc<Plan>,
-    params: Arc<[Tensor]>,
+    pub(super) params: Arc<[Tensor]>,
+    /// Branches and packed weights.
+    pub(super) beside: Arc<Beside>,
     training: Option<Training>,
 }
 
@@ -79,7 +82,7 @@ impl Model {
         let pairs = plan.params.iter().zip(weights.iter());
         let upload = |(p, w): (&ParamSpec, &Vec<f32>)| Tensor::from_slice(runtime, &p.to_device(w), &p.device_shape());
         let params = pairs.map(upload).collect::<Result<Vec<_>>>()?.into();
-        Ok(Self { spec: spec.clone(), plan: plan.into(), params, training: None })
+        Ok(Self { spec: spec.clone(), plan: plan.into(), params, beside: Arc::default(), training: None })
     }
 
     /// What it is.
@@ -109,6 +112,11 @@ impl Model {
             return Err(Error::shape("model", format!("{} tensors that are not those of {}", params.len(), self.spec)));
         }
         Ok(Self { params: params.into(), ..self.clone() })
+    }
+
+    /// The same network over these tensors, with this beside them.
+    pub(super) fn beside(&self, params: Arc<[Tensor]>, beside: Beside) -> Self {
+        Self { params, beside: beside.into(), ..self.clone() }
     }
 
     /// The same network over other trained tensors and running statistics, each in the order of
@@ -226,19 +234,18 @@ impl Model {
     /// Convolution, norm and activation of a layer.
     pub(super) fn conv(&self, layer: &Conv, x: &Tensor) -> Result<Tensor> {
         let window = window(layer);
-        let (weight, bias) = (self.param(layer.weight), layer.bias.map(|id| self.param(id)));
+        let (weight, bias) = (self.conv_weight(layer)?, layer.bias.map(|id| self.param(id)));
         match &layer.norm {
-            None => conv::conv2d(x, weight, bias, &window, layer.act),
-            Some(norm) => self.batch_norm(norm, &conv::conv2d(x, weight, bias, &window, Act::None)?, layer.act),
+            None => conv::conv2d(x, &weight, bias, &window, layer.act),
+            Some(norm) => self.batch_norm(norm, &conv::conv2d(x, &weight, bias, &window, Act::None)?, layer.act),
         }
     }
 
     /// Product, norm and activation of a layer.
     pub(super) fn linear(&self, layer: &Linear, x: &Tensor) -> Result<Tensor> {
-        let (weight, bias) = (self.param(layer.weight), layer.bias.map(|id| self.param(id)));
         match &layer.norm {
-            None => matmul::linear(x, weight, bias, layer.act),
-            Some(norm) => self.batch_norm(norm, &matmul::linear(x, weight, bias, Act::None)?, layer.act),
+            None => self.product(layer, x, layer.act),
+            Some(norm) => self.batch_norm(norm, &self.product(layer, x, Act::None)?, layer.act),
         }
     }
 
@@ -268,8 +275,8 @@ impl Model {
             && last.act == Act::None
         {
             let y = self.steps(rest, x.clone())?;
-            let (weight, bias) = (self.param(last.weight), last.bias.map(|id| self.param(id)));
-            return conv::conv2d_residual(&y, weight, bias, &shortcut, &window(last), layer.act);
+            let (weight, bias) = (self.conv_weight(last)?, last.bias.map(|id| self.param(id)));
+            return conv::conv2d_residual(&y, &weight, bias, &shortcut, &window(last), layer.act);
         }
         elementwise::add_act(&self.steps(&layer.body, x.clone())?, &shortcut, layer.act)
     }

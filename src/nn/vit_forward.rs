@@ -83,9 +83,8 @@ fn attention(model: &Model, heads: usize, layer: &VitBlock, x: &Tensor, offsets:
     let [q, k, v] = match &layer.qkv {
         Qkv::Packed(qkv) => {
             // q, k and v lie side by side in each token, each by heads: views, no copies.
-            let packed = model.linear(qkv, x)?;
-            let part = |i: usize| packed.slice(1, i * width..(i + 1) * width)?.reshape(&split);
-            [part(0)?, part(1)?, part(2)?]
+            let [q, k, v] = model.packed(qkv, x, [width; 3])?;
+            [q.reshape(&split)?, k.reshape(&split)?, v.reshape(&split)?]
         }
         Qkv::Separate(layers) => {
             let part = |i: usize| model.linear(&layers[i], x)?.reshape(&split);

@@ -80,7 +80,7 @@ impl Learner {
         assert_eq!(logits.dtype(), self.dtype);
         let losses = cross_entropy(&cast(&logits, DType::F32).unwrap(), &self.labels, 0.0).unwrap();
         let loss = mean_all(&losses).unwrap();
-        self.arena.collect(self.optimizer.backward(&loss).unwrap(), &self.leaves, false).unwrap();
+        self.arena.collect(&mut self.optimizer.backward(&loss).unwrap(), &self.leaves, false).unwrap();
         let stepped = self.optimizer.step(&self.arena, lr).unwrap();
         self.average.update(&self.arena, 0.9, &stepped).unwrap();
         if let Some(half) = &self.half {

@@ -7,6 +7,7 @@
 
 mod feed;
 mod flags;
+mod formed;
 mod order;
 mod pixels;
 mod recipe;
@@ -17,6 +18,7 @@ mod trainer;
 
 pub use feed::Batch;
 pub use flags::TrainFlags;
+pub use formed::Forming;
 pub use order::Order;
 pub(crate) use pixels::{Pixels, RESIDENT_BYTES, scale_shift};
 pub(crate) use recipe::same_config;

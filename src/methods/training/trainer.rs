@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::feed::{Batch, Feed};
 use super::flags::TrainFlags;
+use super::formed::Formed;
 use super::order::Order;
 use super::recipe::Recipe;
 use super::signals::Signals;
@@ -100,6 +101,7 @@ pub struct Trainer {
     order: Order,
     feed: Feed,
     gradients: Repeated<Tensor>,
+    formed: Option<Formed>,
     step: u64,
     loss_first: f64,
     open: (f64, u64),
@@ -183,6 +185,7 @@ impl Trainer {
             order: Order::new(n as u32, recipe.batch, recipe.seed),
             feed: Feed::new(runtime, recipe)?,
             gradients: Repeated::default(),
+            formed: None,
             step: state.as_ref().map_or(0, |state| state.step),
             loss_first: state.as_ref().map_or(f64::NAN, |state| state.loss_first),
             open: state.as_ref().map_or((0.0, 0), |state| state.open),
@@ -193,6 +196,27 @@ impl Trainer {
             arena,
             folder: folder.map(Path::to_path_buf),
         })
+    }
+
+    pub(super) fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    pub(super) fn precision(&self) -> Precision {
+        self.recipe.precision
+    }
+
+    pub(super) fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    pub(super) fn formed(&self) -> Option<&Formed> {
+        self.formed.as_ref()
+    }
+
+    pub(super) fn set_formed(&mut self, formed: Formed) {
+        self.gradients = Repeated::default();
+        self.formed = Some(formed);
     }
 
     /// The trained parameters as leaves for the loss, in the order in which they were given: f16 where the recipe's
@@ -332,6 +356,8 @@ impl Trainer {
                 clock.stop();
                 log.drain(0)?;
                 (self.loss_first, self.open) = (log.loss_first, log.open);
+                // The last step moved what they are formed of.
+                self.formed.as_ref().map_or(Ok(()), |formed| formed.form(&self.arena))?;
                 if evaluated {
                     let figures = evaluate(self.step)?;
                     let mut line = Map::from_iter([("step".to_string(), self.step.into())]);
@@ -384,8 +410,13 @@ impl Trainer {
         self.feed.write(self.step, epoch, items)?;
         feed(self.step, items)?;
         let (arena, leaves, batches) = (&self.arena, &self.leaves, &self.feed.batches);
-        let optimizer = &self.optimizer;
-        let value = self.gradients.run(&self.runtime, || gradients(arena, optimizer, leaves, batches, loss))?;
+        let (optimizer, formed) = (&self.optimizer, self.formed.as_ref());
+        let value = self.gradients.run(&self.runtime, || {
+            formed.map_or(Ok(()), |formed| formed.form(arena))?;
+            let value = gradients(arena, formed, optimizer, leaves, batches, loss)?;
+            formed.map_or(Ok(()), |formed| formed.project(arena))?;
+            Ok(value)
+        })?;
         // Gradients are whole here: an exchange between devices would work on `self.arena.gradients()`.
         let lr = recipe.schedule.lr(recipe.lr, self.step, recipe.steps, self.order.steps_per_epoch());
         if !(lr as f32).is_finite() {
@@ -490,6 +521,7 @@ fn raw((name, tensor): &(String, Tensor)) -> Result<RawTensor> {
 /// The gradients of all micro-batches, into the arena; answers the mean loss `[]`.
 fn gradients(
     arena: &Arena,
+    formed: Option<&Formed>,
     optimizer: &Optimizer,
     leaves: &[Tensor],
     batches: &[Batch],
@@ -499,7 +531,11 @@ fn gradients(
     for (i, batch) in batches.iter().enumerate() {
         let value = loss(batch)?;
         let value = if batches.len() > 1 { affine(&value, 1.0 / batches.len() as f32, 0.0)? } else { value };
-        arena.collect(optimizer.backward(&value)?, leaves, i > 0)?;
+        let mut found = optimizer.backward(&value)?;
+        if let Some(formed) = formed {
+            formed.arena.collect(&mut found, &formed.leaves, i > 0)?;
+        }
+        arena.collect(&mut found, leaves, i > 0)?;
         let value = value.detach();
         sum = Some(match sum {
             Some(sum) => crate::ops::elementwise::add(&sum, &value)?,
