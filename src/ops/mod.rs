@@ -18,6 +18,7 @@ pub mod pool;
 pub mod quant;
 pub mod random;
 pub mod reduce;
+pub mod rotary;
 mod rows;
 pub mod scatter;
 pub mod softmax;
@@ -52,6 +53,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
         quant::KERNELS,
         random::KERNELS,
         reduce::KERNELS,
+        rotary::KERNELS,
         scatter::KERNELS,
         softmax::KERNELS,
         sort::KERNELS,

@@ -17,6 +17,7 @@ pub mod pool;
 pub mod quant;
 pub mod random;
 pub mod reduce;
+pub mod rotary;
 pub mod softmax;
 pub mod sort;
 pub mod topk;

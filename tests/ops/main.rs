@@ -30,6 +30,7 @@ mod pool;
 mod quant;
 mod random;
 mod reduce;
+mod rotary;
 mod runtime;
 mod scatter;
 mod softmax;

@@ -15,6 +15,7 @@ mod pool;
 mod quant;
 mod random;
 mod reduce;
+mod rotary;
 mod scatter;
 mod softmax;
 mod sort;
@@ -43,6 +44,7 @@ const FAMILIES: &[(&str, Build)] = &[
     ("quant", quant::cases),
     ("random", random::cases),
     ("reduce", reduce::cases),
+    ("rotary", rotary::cases),
     ("scatter", scatter::cases),
     ("softmax", softmax::cases),
     ("sort", sort::cases),

@@ -4,7 +4,7 @@
 use crate::support::row::{upload, values};
 use leanvision::ops::{
     Act, RowVariant, attention as at, augment, bank, conv, elementwise as e, gather as g, kmeans, matmul as mm, norm,
-    optim, pool, random, reduce, scatter, softmax as s, sort, topk, views,
+    optim, pool, random, reduce, rotary, scatter, softmax as s, sort, topk, views,
 };
 use leanvision::runtime::{CapturedLaunch, Kernel, SimulatedDevice};
 use leanvision::sim::{Buffer, Checks, Options};
@@ -67,6 +67,7 @@ const FAMILIES: &[(&str, Work)] = &[
     ("quant", quants),
     ("random", randoms),
     ("reduce", reductions),
+    ("rotary", rotations),
     ("scatter", scatters),
     ("softmax", softmaxes),
     ("sort", sorts),
@@ -415,6 +416,18 @@ fn quants(runtime: &Runtime) -> Result<()> {
                 fits(quant::linear_with(variant, &x, &w, Some(&bias), Act::Relu))?;
                 fits(quant::linear_i8_with(variant, &x, &w, Some(&bias), Act::Relu))?;
             }
+        }
+    }
+    Ok(())
+}
+
+fn rotations(runtime: &Runtime) -> Result<()> {
+    for (shape, dtype) in [([13, 3, 6], DType::F32), ([29, 3, 24], DType::F32), ([11, 5, 8], DType::F16)] {
+        let x = noise(runtime, &shape, dtype)?;
+        let positions = words(runtime, shape[0])?;
+        for style in [rotary::Style::Adjacent, rotary::Style::Halves] {
+            fits(rotary::rotate(&x, &positions, 1e4, style))?;
+            fits(rotary::rotate(&x.slice(2, 1..shape[2] - 1)?, &positions, 1e4, style))?;
         }
     }
     Ok(())

@@ -1,0 +1,5 @@
+//! Rotary positions.
+
+fn main() -> leanvision::Result<()> {
+    leanvision::bench::family_main("rotary")
+}
