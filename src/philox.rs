@@ -37,6 +37,15 @@ pub mod stream {
     pub const BANK: u32 = 16;
     /// Which images keep their label where few do; the step is the class.
     pub const FEW_LABELS: u32 = 20;
+    /// Fixed bases of mixtures. These four have the layout of [`crate::ops::basis`]: counter 0 is the call, counter 1 the
+    /// basis or group of bases, counter 2 the layer.
+    pub const BASIS_FIXED: u32 = 24;
+    /// Bases of first factors.
+    pub const BASIS_A: u32 = 25;
+    /// Bases of second factors.
+    pub const BASIS_B: u32 = 26;
+    /// Bases of whole weights.
+    pub const BASIS_DENSE: u32 = 27;
 }
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

@@ -12,14 +12,20 @@ fn mul_wide(a: u32, b: u32) -> vec2<u32> {
     return vec2<u32>(a_high * b_high + (cross >> 16u) + (middle >> 16u), a * b);
 }
 
+const PHILOX_STEP = vec2<u32>(0x9E3779B9u, 0xBB67AE85u);   // of the key, from round to round
+
+fn philox_round(c: vec4<u32>, key: vec2<u32>) -> vec4<u32> {
+    let x = mul_wide(0xD2511F53u, c.x);
+    let z = mul_wide(0xCD9E8D57u, c.z);
+    return vec4<u32>(z.x ^ c.y ^ key.x, z.y, x.x ^ c.w ^ key.y, x.y);
+}
+
 fn philox4x32(counter: vec4<u32>, key: vec2<u32>) -> vec4<u32> {
     var c = counter;
     var k = key;
     for (var round = 0u; round < 10u; round++) {
-        let x = mul_wide(0xD2511F53u, c.x);
-        let z = mul_wide(0xCD9E8D57u, c.z);
-        c = vec4<u32>(z.x ^ c.y ^ k.x, z.y, x.x ^ c.w ^ k.y, x.y);
-        k += vec2<u32>(0x9E3779B9u, 0xBB67AE85u);
+        c = philox_round(c, k);
+        k += PHILOX_STEP;
     }
     return c;
 }

@@ -1,7 +1,9 @@
 //! Checks that several families share.
 
+use crate::runtime::Binding;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
+use std::sync::Arc;
 
 /// An error unless `x` holds floats.
 pub(crate) fn need_float(op: &'static str, x: &Tensor) -> Result<()> {
@@ -41,4 +43,19 @@ pub(crate) fn need_counter(op: &'static str, counter: Option<&Tensor>) -> Result
         None => Ok(()),
         Some(counter) => Err(Error::dtype(op, format!("the counter is {counter:?}, u32 [1] wanted"))),
     }
+}
+
+/// The memory of what an op writes in place, which is none of what it reads.
+pub(crate) fn in_place(op: &'static str, name: &str, out: &Tensor, reads: &[&Tensor]) -> Result<Binding> {
+    if !out.is_bindable() {
+        return Err(Error::shape(
+            op,
+            format!("{name} {out:?} does not start its memory, so it cannot be written in place"),
+        ));
+    }
+    let binding = out.binding();
+    if reads.iter().any(|x| Arc::ptr_eq(&x.binding_from().0.buffer, &binding.buffer)) {
+        return Err(Error::argument(op, format!("{name} shares memory with what is read")));
+    }
+    Ok(binding)
 }

@@ -6,6 +6,7 @@ pub(crate) mod act;
 pub mod attention;
 pub mod augment;
 pub mod bank;
+pub mod basis;
 mod checks;
 pub mod conv;
 pub mod elementwise;
@@ -40,6 +41,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
         attention::backward::KERNELS,
         augment::KERNELS,
         bank::KERNELS,
+        basis::KERNELS,
         conv::KERNELS,
         conv::BWD_KERNELS,
         elementwise::KERNELS,

@@ -6,6 +6,7 @@
 pub mod attention;
 pub mod augment;
 pub mod bank;
+pub mod basis;
 pub mod conv;
 pub mod elementwise;
 pub mod gather;

@@ -12,6 +12,7 @@ mod autograd;
 mod bank;
 mod bank_blend;
 mod bank_ring;
+mod basis;
 mod conv;
 mod conv_bwd;
 mod conv_coop;

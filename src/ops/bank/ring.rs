@@ -2,17 +2,16 @@
 
 use super::WG_SIZE;
 use crate::autograd::refuse;
-use crate::ops::checks::{need_counter, need_one_device, need_types};
+use crate::ops::checks::{in_place, need_counter, need_one_device, need_types};
 use crate::ops::elementwise::{affine, cast};
 use crate::ops::norm::rms_norm;
 use crate::ops::random::{Key, normal};
 use crate::runtime::{
     Bind::{self, Read, Write},
-    Binding, Kernel, Runtime,
+    Kernel, Runtime,
 };
 use crate::tensor::{DType, Tensor, check};
 use crate::{Error, Result};
-use std::sync::Arc;
 
 const SOURCE: &str = include_str!("../../../shaders/bank_ring.wgsl");
 
@@ -61,21 +60,6 @@ fn n_steps(op: &'static str, m: usize, b: usize) -> Result<usize> {
         return Err(Error::argument(op, format!("a bank of {m} rows is not a multiple of the batch of {b}")));
     }
     Ok(m / b)
-}
-
-/// The memory of what an op writes in place, which is none of what it reads.
-fn in_place(op: &'static str, name: &str, out: &Tensor, reads: &[&Tensor]) -> Result<Binding> {
-    if !out.is_bindable() {
-        return Err(Error::shape(
-            op,
-            format!("{name} {out:?} does not start its memory, so it cannot be written in place"),
-        ));
-    }
-    let binding = out.binding();
-    if reads.iter().any(|x| Arc::ptr_eq(&x.binding_from().0.buffer, &binding.buffer)) {
-        return Err(Error::argument(op, format!("{name} shares memory with what is read")));
-    }
-    Ok(binding)
 }
 
 /// Rows `[b, d]` and where they go `[n, d]`: vec4 of a row.

@@ -3,8 +3,8 @@
 
 use crate::support::row::{upload, values};
 use leanvision::ops::{
-    Act, RowVariant, attention as at, augment, bank, conv, elementwise as e, gather as g, kmeans, matmul as mm, norm,
-    optim, pool, random, reduce, rotary, scatter, softmax as s, sort, topk, views,
+    Act, RowVariant, attention as at, augment, bank, basis, conv, elementwise as e, gather as g, kmeans, matmul as mm,
+    norm, optim, pool, random, reduce, rotary, scatter, softmax as s, sort, topk, views,
 };
 use leanvision::runtime::{CapturedLaunch, Kernel, SimulatedDevice};
 use leanvision::sim::{Buffer, Checks, Options};
@@ -56,6 +56,7 @@ const FAMILIES: &[(&str, Work)] = &[
     ("attention", attention),
     ("augment", augment),
     ("bank", banks),
+    ("basis", bases),
     ("conv", convolution),
     ("elementwise", elementwise),
     ("gather", gather),
@@ -463,6 +464,30 @@ fn norms(runtime: &Runtime) -> Result<()> {
     let gain = floats(runtime, &[67])?;
     if let Some((_, batch_mean, batch_var)) = fits(norm::batch_norm_train(&x, &gain, &gain, 1e-5, Act::None))? {
         fits(norm::update_running_stats(&mean, &variance, &batch_mean, &batch_var, 9, 0.1))?;
+    }
+    Ok(())
+}
+
+fn bases(runtime: &Runtime) -> Result<()> {
+    use basis::{Law, Mixture, Slot, Tag};
+    let slot = Slot { len: 37, out: 3, first: 2, k: 19, layer: 1, tag: Tag::A, scale: 0.5, fixed: 0.5 };
+    // The last slots have more than a workgroup's blocks, bases and chunks.
+    let slots = [
+        slot,
+        Slot { out: 40, fixed: 0.0, ..slot },
+        Slot { len: 1301, out: 81, first: 21, k: 3, ..slot },
+        Slot { len: 18, out: 1382, first: 24, k: 131, ..slot },
+    ];
+    let (c, d_out) = (floats(runtime, &[155])?, floats(runtime, &[1400])?);
+    for law in Law::ALL {
+        let mixture = Mixture::new(runtime, law, 1 << 33 | 5, &slots)?;
+        mixture.form(&c, &floats(runtime, &[1400])?)?;
+        mixture.project(&d_out, &floats(runtime, &[155])?)?;
+        for m in [2, 5] {
+            // One of them goes nowhere.
+            let places = Tensor::from_slice(runtime, &[2_u32, 9, 0, 1, 3][..m], &[m])?;
+            mixture.form_rows(&floats(runtime, &[m, 155])?, &places, &floats(runtime, &[4, 1400])?)?;
+        }
     }
     Ok(())
 }
