@@ -248,6 +248,12 @@ impl Checkpoint {
         taken
     }
 
+    /// The values of the float tensor `name`, f16 and bf16 widened to f32; `None` if there is no such tensor, or no floats.
+    #[must_use]
+    pub fn floats(&self, name: &str) -> Option<Vec<f32>> {
+        self.header.get(name).filter(|entry| entry.is_float()).map(|entry| self.values(entry))
+    }
+
     /// A float tensor's values.
     fn values(&self, entry: &TensorEntry) -> Vec<f32> {
         let bytes = &self.data[entry.range.clone()];

@@ -157,6 +157,8 @@ const GUARDS: &[(&str, &str, Option<Check>, &str)] = &[
     ("row_sums_", "here.sample >=", Some(Check::StorageRace), "samples past the last are split as the first are"),
     ("collect_fwd", "place.part == NOWHERE", Some(Check::StorageRace), "what has no part goes to the first"),
     ("quant_tiled_fwd", "first_quad >= p.n_quads", None, "columns past the last are not stored anyway"),
+    ("quant_tiled_bwd_x", "first_col >= p.n_cols", None, "columns past the last are not stored anyway"),
+    ("quant_registers_bwd_x", "if col < p.n_cols", None, "a second four is only stored where there is one"),
     ("quant_row_fwd", "if col < p.n_cols", None, "an invocation has one quad, of those there are"),
     ("quant_dot_fwd", "if col < p.n_cols", None, "an invocation has one quad, of those there are"),
     ("quant_registers_fwd", "if col < p.n_cols", None, "a second quad is only stored where there is one"),

@@ -2,16 +2,16 @@ use crate::support::compare::Tolerance;
 use crate::support::row::{Row, Shapes, row, rows, upload, upload_view, values};
 use crate::support::{limit, runtimes};
 use leanvision::ops::Act;
-use leanvision::ops::quant::{self, Bits, Block, Quantized, Variant};
+use leanvision::ops::quant::{self, Bits, Block, NF4, Quantized, Variant};
 use leanvision::reference::{self, Array};
 use leanvision::{DType, Tensor};
 
-const BITS: [Bits; 2] = [Bits::Int8, Bits::Int4];
+const BITS: [Bits; 3] = Bits::ALL;
 
 /// As for f32 products: sums of up to 500 products of numbers in -1..1, thousands of them. The weights are exact in f32.
 const SUMS: Tolerance = Tolerance { atol: 1e-5, rtol: 1e-5, allowed: 0 };
 
-/// Integers `[n_out, n_inner]` and scales `[n_out, n_blocks]` as they lie in memory; what lies past the ends must be 0.
+/// Integers or levels `[n_out, n_inner]` and scales `[n_out, n_blocks]` as they lie in memory; what lies past the ends must be 0.
 fn contents(w: &Quantized) -> (Vec<f64>, Vec<f64>) {
     let [n_out, n_inner] = w.shape();
     let (words, scales) = (w.words().to_vec::<u32>().unwrap(), w.scales().to_vec::<f32>().unwrap());
@@ -21,6 +21,9 @@ fn contents(w: &Quantized) -> (Vec<f64>, Vec<f64>) {
     assert_eq!(w.scales().shape(), [n_inner.div_ceil(w.block().len(n_inner)), n_outputs]);
     let code = |o: usize, l: usize| {
         let word = words[l / per_word * n_outputs + o];
+        if w.bits() == Bits::Nf4 {
+            return f64::from(NF4[(word >> (4 * (l % 8)) & 15) as usize]);
+        }
         let shifted = word << (32 - bits - bits * (l % per_word) as u32);
         f64::from(shifted.cast_signed() >> (32 - bits))
     };
@@ -52,13 +55,13 @@ fn check_integers(w: &Array, dtype: DType) {
         }
         for (bits, block) in BITS.into_iter().flat_map(|bits| Block::ALL.map(|block| (bits, block))) {
             let label = format!("{:?} {dtype} {bits:?} {block:?} on {}", w.shape, runtime.profile().name);
-            let want = reference::quant::quantize(w, bits.largest(), block.len(w.shape[1]));
+            let want = reference::quant::quantize(w, bits, block.len(w.shape[1]));
             for view in [false, true] {
                 let w = if view { upload_view } else { upload }(&runtime, w, dtype).unwrap();
                 let got = quant::quantize(&w, bits, block).unwrap();
                 let (integers, scales) = contents(&got);
                 assert!(same(&scales, &want.scales.data), "scales of {label}");
-                assert!(same(&integers, &want.integers.data), "integers of {label}");
+                assert!(same(&integers, &want.multiples.data), "integers of {label}");
                 let back = quant::dequantize(&got).unwrap();
                 assert_eq!(back.shape(), w.shape());
                 let back: Vec<f64> = back.to_vec::<f32>().unwrap().into_iter().map(f64::from).collect();
@@ -93,6 +96,45 @@ fn ties_go_to_the_even_integer() {
         let data: Vec<f64> = [w.data[0]].into_iter().chain(beside.map(f64::from)).collect();
         check_integers(&Array::new(&[1, data.len()], data), DType::F32);
     }
+}
+
+#[test]
+fn levels_change_in_the_middle() {
+    // Both ends, so that the scale is the unit; then each middle, one step of f32 to either side, and the levels.
+    for unit in [1.0_f32, 0.37, 3.3e-20, 7e30] {
+        let middles = NF4.windows(2).map(|pair| ((f64::from(pair[0]) + f64::from(pair[1])) / 2.0) as f32 * unit);
+        let beside = middles.flat_map(|x| [x, x.next_up(), x.next_down()]);
+        let levels = NF4.map(|level| level * unit);
+        let data: Vec<f64> = [unit, -unit].into_iter().chain(beside).chain(levels).map(f64::from).collect();
+        check_integers(&Array::new(&[1, data.len()], data), DType::F32);
+    }
+}
+
+#[test]
+fn levels_are_those_of_qlora() {
+    let published = [
+        -1.0,
+        -0.6961928009986877,
+        -0.5250730514526367,
+        -0.39491748809814453,
+        -0.28444138169288635,
+        -0.18477343022823334,
+        -0.09105003625154495,
+        0.0,
+        0.07958029955625534,
+        0.16093020141124725,
+        0.24611230194568634,
+        0.33791524171829224,
+        0.44070982933044434,
+        0.5626170039176941,
+        0.7229568362236023,
+        1.0,
+    ];
+    assert!(NF4.iter().zip(published).all(|(got, want)| f64::from(*got) == want));
+    let Some(runtime) = crate::support::runtime() else { return };
+    let w = Tensor::from_slice(&runtime, &NF4, &[1, 16]).unwrap();
+    let back = quant::dequantize(&quant::quantize(&w, Bits::Nf4, Block::Of64).unwrap()).unwrap();
+    assert_eq!(back.to_vec::<f32>().unwrap(), NF4);
 }
 
 #[test]
@@ -160,7 +202,7 @@ fn linear(variant: Option<Variant>, bits: Bits, block: Block, act: Act, bias: bo
             }
         },
         move |x| {
-            let w = reference::quant::quantize(&x[1], bits.largest(), block.len(x[1].shape[1]));
+            let w = reference::quant::quantize(&x[1], bits, block.len(x[1].shape[1]));
             reference::quant::linear(&x[0], &w, bias.then_some(&x[2]), act)
         },
     )
@@ -181,7 +223,7 @@ fn linear_i8(variant: Option<Variant>, block: Block, act: Act, bias: bool, cases
             }
         },
         move |x| {
-            let w = reference::quant::quantize(&x[1], 127, block.len(x[1].shape[1]));
+            let w = reference::quant::quantize(&x[1], Bits::Int8, block.len(x[1].shape[1]));
             reference::quant::linear_i8(&x[0], &w, bias.then_some(&x[2]), act)
         },
     )
@@ -264,7 +306,7 @@ fn grids_fold_past_65535_workgroups() {
         LONG,
         -1.0..1.0,
         |x| quant::dequantize(&quant::quantize(&x[1], Bits::Int8, Block::Row)?),
-        |x| reference::quant::dequantize(&reference::quant::quantize(&x[1], 127, 1)),
+        |x| reference::quant::dequantize(&reference::quant::quantize(&x[1], Bits::Int8, 1)),
     )
     .tolerance(Tolerance { atol: 0.0, rtol: 0.0, allowed: 0 })
     .no_views()]);
@@ -298,11 +340,89 @@ fn gradients_match_differences() {
     }));
 }
 
+/// `d` `[rows, n_out]`, weights `[n_out, n_inner]`.
+const BACK: &[Shapes] = &[
+    &[&[1, 1], &[1, 1]],
+    &[&[3, 5], &[5, 31]],
+    &[&[9, 7], &[7, 33]],
+    &[&[2, 4], &[4, 100]],
+    &[&[8, 8], &[8, 36]],
+    &[&[17, 12], &[12, 64]],
+    &[&[6, 20], &[20, 132]],
+    &[&[0, 3], &[3, 5]],
+    &[&[3, 0], &[0, 6]],
+    &[&[4, 6], &[6, 0]],
+    &[&[41, 65], &[65, 516]],
+    &[&[197, 100], &[100, 192]],
+];
+
+fn input_gradient(variant: Variant, bits: Bits, block: Block, cases: &'static [Shapes]) -> Row {
+    row(
+        named(format!("input_gradient {variant:?} {bits:?} {block:?}")),
+        cases,
+        -1.0..1.0,
+        move |x| quant::input_gradient_with(variant, &x[0], &quant::quantize(&x[1], bits, block)?),
+        move |x| {
+            let w = reference::quant::quantize(&x[1], bits, block.len(x[1].shape[1]));
+            reference::matmul::matmul(&x[0], &reference::quant::dequantize(&w))
+        },
+    )
+    .tolerance(SUMS)
+    .f16(Tolerance::F16)
+}
+
+const BACKS: [Variant; 4] = [Variant::Plain, Variant::Registers, Variant::Tiled, Variant::Unpacked];
+
+#[test]
+fn every_input_gradient_matches_the_reference() {
+    for bits in BITS {
+        rows(BACKS.map(|v| input_gradient(v, bits, Block::Of64, BACK)));
+        let blocks = [Block::Of32, Block::Of128, Block::Row];
+        let cases = &BACK[5..7];
+        rows(BACKS.into_iter().flat_map(|v| blocks.map(|block| input_gradient(v, bits, block, cases).no_views())));
+    }
+    const SPECIAL: &[f64] = &[f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 1e-40];
+    const CASES: &[Shapes] = &[&[&[37, 9], &[9, 11]], &[&[37, 12], &[12, 12]]];
+    rows(BACKS.map(|v| input_gradient(v, Bits::Nf4, Block::Of32, CASES).special(SPECIAL)));
+    // More than is unpacked at a time: 8 MiB of 1024 outputs are 2048 inner indices.
+    const WIDE: &[Shapes] = &[&[&[3, 1024], &[1024, 2100]]];
+    rows([Bits::Int8, Bits::Nf4].map(|bits| input_gradient(Variant::Unpacked, bits, Block::Of64, WIDE).no_views()));
+}
+
+#[test]
+fn input_gradients_fold_past_65535_workgroups() {
+    const OUTPUTS: &[Shapes] = &[&[&[1_400_000, 1], &[1, 3]]];
+    const TILES: &[Shapes] = &[&[&[8_400_000, 1], &[1, 1]]];
+    const SQUARES: &[Shapes] = &[&[&[4_200_000, 1], &[1, 1]]];
+    let on = |v, cases| input_gradient(v, Bits::Nf4, Block::Of32, cases).no_views();
+    rows([on(Variant::Plain, OUTPUTS), on(Variant::Registers, TILES), on(Variant::Tiled, SQUARES)]);
+}
+
+#[test]
+fn input_gradients_hold_no_unpacked_matrix() {
+    let Some(runtime) = crate::support::runtime() else { return };
+    if limit() < 1 << 22 {
+        return;
+    }
+    // 12 MiB in f32, of which 8 are unpacked at a time.
+    let w = quant::quantize(&Tensor::full(&runtime, &[1024, 3072], 0.5, DType::F32).unwrap(), Bits::Nf4, Block::Of64);
+    let (w, d) = (w.unwrap(), Tensor::full(&runtime, &[64, 1024], 1.0, DType::F32).unwrap());
+    runtime.sync().unwrap();
+    for (variant, most) in [(Variant::Registers, 1 << 20), (Variant::Tiled, 1 << 20), (Variant::Unpacked, 11 << 20)] {
+        runtime.reset_peak_memory();
+        let before = runtime.memory().used_bytes;
+        let got = quant::input_gradient_with(variant, &d, &w).unwrap();
+        let taken = runtime.memory().peak_bytes - before;
+        assert!(taken <= most, "{variant:?} takes {taken} bytes");
+        assert_eq!(got.slice(0, 0..1).unwrap().to_vec::<f32>().unwrap(), [512.0; 3072]);
+    }
+}
+
 #[test]
 fn rows_in_8_bits_are_off_by_no_more_than_documented() {
     let (m, k, n) = (13, 192, 24);
     let (x, w) = (values(&[m, k], &(-2.0..3.0), DType::F32, 1), values(&[n, k], &(-1.0..1.0), DType::F32, 2));
-    let exact = reference::quant::quantize(&w, 127, 64);
+    let exact = reference::quant::quantize(&w, Bits::Int8, 64);
     let (want, w_back) = (reference::quant::linear(&x, &exact, None, Act::None), reference::quant::dequantize(&exact));
     for runtime in runtimes().into_iter().filter(|r| r.takes(m * k + n * k)) {
         let packed = quant::quantize(&upload(&runtime, &w, DType::F32).unwrap(), Bits::Int8, Block::Of64).unwrap();
@@ -351,6 +471,9 @@ fn wrong_operands_are_named() {
     assert!(message(quant::linear_i8_with(Variant::Row, &x, &w, None, Act::None)).contains("Plain or Registers"));
     let leaf = x.require_grad().unwrap();
     assert!(message(quant::linear_i8(&leaf, &w, None, Act::None)).contains("no gradient flows through it"));
+    let d = f32(&[2, 3]);
+    assert!(message(quant::input_gradient_with(Variant::Row, &d, &w)).contains("no gradient of its own"));
+    assert!(message(quant::input_gradient_with(Variant::Plain, &x, &w)).contains("differ in n_out"));
     assert!(message(quant::linear_with(Variant::Row, &leaf, &w, None, Act::None)).contains("no gradient"));
     assert!(quant::quantize(&leaf, Bits::Int8, Block::Row).is_err());
     assert!(quant::quantize(&f32(&[7]), Bits::Int8, Block::Row).is_err());

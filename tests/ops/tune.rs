@@ -161,6 +161,12 @@ fn every_op(runtime: &Runtime) -> Vec<(&'static str, Result<Vec<f32>>)> {
                 .and_then(|w| quant::linear(&x(&[12, 64], 0.3), &w, None, Act::None))
                 .and_then(|y| y.to_vec()),
         ),
+        ("quant::linear_bwd", {
+            let x = wanting(&[12, 64], 0.3);
+            quant::quantize(&tensor(runtime, &[24, 64], 0.9), quant::Bits::Nf4, quant::Block::Of32)
+                .and_then(|w| quant::linear(&x, &w, None, Act::None))
+                .and_then(|y| gradient(&x, &y))
+        }),
         ("matmul", matmul::matmul(&x(&[33, 64], 0.3), &x(&[64, 48], 0.8)).and_then(|y| y.to_vec())),
         ("attention", attended(false)),
         ("attention_bwd", attended(true)),

@@ -35,6 +35,7 @@ pub(crate) struct Defaults {
     pub(crate) sort: SortVariant,
     /// By rows, up to the number in front.
     pub(crate) quant: &'static [(usize, quant::Variant)],
+    pub(crate) quant_bwd: &'static [(usize, quant::Variant)],
 }
 
 const ANY: usize = usize::MAX;
@@ -100,6 +101,7 @@ const SOFTWARE: Defaults = Defaults {
     channels: ChannelVariant::Neighbours,
     sort: SortVariant::Lanes,
     quant: &[(2, quant::Variant::Row), (32, quant::Variant::Registers), (ANY, quant::Variant::Unpacked)],
+    quant_bwd: &[(32, quant::Variant::Registers), (ANY, quant::Variant::Unpacked)],
 };
 
 /// Guessed: workgroup memory, subgroups, neighbouring lanes at neighbouring elements.
@@ -126,6 +128,7 @@ const GPU: Defaults = Defaults {
     sort: SortVariant::Groups,
     // By the share of the tiles that is in use.
     quant: &[(4, quant::Variant::Row), (512, quant::Variant::Tiled), (ANY, quant::Variant::Unpacked)],
+    quant_bwd: &[(512, quant::Variant::Tiled), (ANY, quant::Variant::Unpacked)],
 };
 
 const NVIDIA: Defaults = GPU;

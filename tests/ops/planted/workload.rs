@@ -409,13 +409,14 @@ fn quants(runtime: &Runtime) -> Result<()> {
     for (rows, n_out, n_inner, dtype) in
         [(5, 37, 100, DType::F32), (131, 259, 31, DType::F32), (9, 36, 36, DType::F32), (67, 20, 8, DType::F16)]
     {
-        for (bits, block) in [(Bits::Int8, Block::Of32), (Bits::Int4, Block::Row)] {
+        for (bits, block) in [(Bits::Int8, Block::Of32), (Bits::Int4, Block::Row), (Bits::Nf4, Block::Of32)] {
             let w = quant::quantize(&noise(runtime, &[n_out, n_inner], dtype)?, bits, block)?;
             quant::dequantize(&w)?;
             let (x, bias) = (noise(runtime, &[rows, n_inner], dtype)?, noise(runtime, &[n_out], dtype)?);
             for variant in Variant::ALL {
                 fits(quant::linear_with(variant, &x, &w, Some(&bias), Act::Relu))?;
                 fits(quant::linear_i8_with(variant, &x, &w, Some(&bias), Act::Relu))?;
+                fits(quant::input_gradient_with(variant, &noise(runtime, &[rows, n_out], dtype)?, &w))?;
             }
         }
     }

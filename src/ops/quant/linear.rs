@@ -1,234 +1,20 @@
-//! Weights in 8 and 4 bits: what a frozen layer needs in a quarter or an eighth of the memory, and products with them.
-//!
-//! ```no_run
-//! use leanvision::ops::{Act, quant::{self, Bits, Block}};
-//! use leanvision::{DeviceChoice, Runtime, Tensor};
-//! # let runtime = Runtime::new(&DeviceChoice::default())?;
-//! let w = Tensor::from_slice(&runtime, &[0.5_f32; 10 * 64], &[10, 64])?;
-//! let w = quant::quantize(&w, Bits::Int4, Block::Of32)?;
-//! let x = Tensor::from_slice(&runtime, &[1.0_f32; 3 * 64], &[3, 64])?;
-//! assert_eq!(quant::linear(&x, &w, None, Act::None)?.shape(), [3, 10]);
-//! # Ok::<(), leanvision::Error>(())
-//! ```
+//! Products with packed weights.
 
-use super::act::{ACT, Act};
-use super::checks::{need_float, need_one_device};
-use super::rows::{ALONE_SIZES, alone_grid};
-use super::tune::defaults::{Defaults, up_to};
-use super::tune::{Question, Variants, choose, noise, rounding};
-use super::{elementwise, matmul, reduce};
-use crate::autograd::{record, refuse, wants};
-use crate::runtime::{
-    Bind::{self, Read, Write},
-    DeviceProfile, INDEX, Kernel, Runtime,
+use super::backward::input_gradient;
+use super::{
+    Bits, Block, KERNELS, QUANT_DOT_FWD, QUANT_DOT_PLAIN_FWD, QUANT_PLAIN_FWD, QUANT_REGISTERS_FWD, QUANT_ROW_FWD,
+    QUANT_TILED_FWD, QuantParams, Quantized, WG_SIZE, quantize, unpacked,
 };
-use crate::tensor::{DType, Tensor, check};
+use crate::autograd::{record, refuse, wants};
+use crate::ops::act::Act;
+use crate::ops::checks::{need_float, need_one_device};
+use crate::ops::rows::alone_grid;
+use crate::ops::tune::defaults::{Defaults, up_to};
+use crate::ops::tune::{Question, Variants, choose, noise, rounding};
+use crate::ops::{elementwise, matmul, reduce};
+use crate::runtime::DeviceProfile;
+use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
-
-const SOURCE: &str = include_str!("../../shaders/quant.wgsl");
-const FLOATS: &[DType] = &[DType::F32, DType::F16];
-const WG_SIZE: u64 = 64;
-/// Words whose integer products fit the sum of an i32: 65,536 products of up to 127 x 127.
-const CHUNK_WORDS: usize = 16_384;
-
-#[repr(C)]
-#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
-struct QuantParams {
-    n_rows: u32,
-    n_cols: u32,
-    n_inner: u32,
-    n_words: u32,
-    n_quads: u32,
-    n_row_quads: u32,
-    block_words: u32,
-    chunk_words: u32,
-    bias: u32,
-}
-
-/// Override constants and the values in use.
-type Overrides = &'static [(&'static str, &'static [u32])];
-
-const BITS: (&str, &[u32]) = ("BITS", &[8, 4]);
-const ACTS: (&str, &[u32]) = ("ACT", &[0, 1, 2, 3, 4, 5, 6, 7, 8]);
-const ANY: (&str, &[u32]) = ("ANY", &[0, 1]);
-const SIZES: (&str, &[u32]) = ("WG_SIZE", ALONE_SIZES);
-
-const fn kernel(entry: &'static str, binds: &'static [Bind], overrides: Overrides) -> Kernel {
-    Kernel::new("quant", entry, SOURCE, binds)
-        .commons(&[INDEX, ACT])
-        .params::<QuantParams>()
-        .types(&["Elem"], &[FLOATS])
-        .overrides(overrides)
-}
-
-const OPERANDS: &[Bind] = &[Read, Read, Read, Read, Write];
-const DOT_OPERANDS: &[Bind] = &[Read, Read, Read, Read, Write, Read];
-
-const QUANT_PACK_FWD: Kernel = kernel("quant_pack_fwd", &[Read, Write, Write], &[BITS]);
-const QUANT_UNPACK_FWD: Kernel =
-    kernel("quant_unpack_fwd", &[Read, Read, Write], &[BITS]).types(&["Elem"], &[&[DType::F32]]);
-const QUANT_PLAIN_FWD: Kernel = kernel("quant_plain_fwd", OPERANDS, &[BITS, ACTS]);
-const QUANT_ROW_FWD: Kernel = kernel("quant_row_fwd", OPERANDS, &[BITS, ACTS, ANY, SIZES]);
-const QUANT_REGISTERS_FWD: Kernel = kernel("quant_registers_fwd", OPERANDS, &[BITS, ACTS, ANY, SIZES]);
-const QUANT_TILED_FWD: Kernel = kernel("quant_tiled_fwd", OPERANDS, &[BITS, ACTS, ANY]);
-const QUANT_DOT_PLAIN_FWD: Kernel = kernel("quant_dot_plain_fwd", DOT_OPERANDS, &[ACTS]);
-const QUANT_DOT_FWD: Kernel = kernel("quant_dot_fwd", DOT_OPERANDS, &[ACTS, ANY, SIZES]);
-
-/// The kernels of this family.
-pub const KERNELS: &[Kernel] = &[
-    QUANT_PACK_FWD,
-    QUANT_UNPACK_FWD,
-    QUANT_PLAIN_FWD,
-    QUANT_ROW_FWD,
-    QUANT_REGISTERS_FWD,
-    QUANT_TILED_FWD,
-    QUANT_DOT_PLAIN_FWD,
-    QUANT_DOT_FWD,
-];
-
-/// The size of an integer, in two's complement and symmetric: its smallest value stays unused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Bits {
-    /// -127 to 127, four to a word.
-    Int8,
-    /// -7 to 7, eight to a word.
-    Int4,
-}
-
-impl Bits {
-    /// Bits of one integer.
-    #[must_use]
-    pub fn count(self) -> u32 {
-        match self {
-            Self::Int8 => 8,
-            Self::Int4 => 4,
-        }
-    }
-
-    /// Integers of one word.
-    #[must_use]
-    pub fn per_word(self) -> usize {
-        32 / self.count() as usize
-    }
-
-    /// The largest integer in use.
-    #[must_use]
-    pub fn largest(self) -> u32 {
-        (1 << (self.count() - 1)) - 1
-    }
-}
-
-/// How many neighbours along the inner axis share a scale.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Block {
-    /// 32 of them.
-    Of32,
-    /// 64 of them.
-    Of64,
-    /// 128 of them.
-    Of128,
-    /// All of an output.
-    Row,
-}
-
-impl Block {
-    /// Every size.
-    pub const ALL: [Self; 4] = [Self::Of32, Self::Of64, Self::Of128, Self::Row];
-
-    /// Elements of a block where outputs have `n_inner`; at least 1.
-    #[must_use]
-    pub fn len(self, n_inner: usize) -> usize {
-        match self {
-            Self::Of32 => 32,
-            Self::Of64 => 64,
-            Self::Of128 => 128,
-            Self::Row => n_inner.max(1),
-        }
-    }
-}
-
-/// A weight matrix `[n_out, n_inner]`, one row per output, as integers of 8 or 4 bits with an f32 scale per block.
-///
-/// Weight `[o, l]` is `scale[l / block, o] * integer[o, l]`, exact in f32: scales have 15 significant bits. In memory,
-/// outputs lie side by side, their number rounded up to a multiple of 4:
-/// - words, u32 `[n_words, n_out rounded up]`: word `j` of output `o` holds the integers `l = j n .. (j + 1) n` (`n` is 4
-///   or 8), in two's complement, the first in the lowest bits;
-/// - scales, f32 `[n_blocks, n_out rounded up]`.
-///
-/// What lies past the last output or inner index is 0.
-#[derive(Debug, Clone)]
-pub struct Quantized {
-    words: Tensor,
-    scales: Tensor,
-    shape: [usize; 2],
-    bits: Bits,
-    block: Block,
-}
-
-impl Quantized {
-    /// Outputs and inner elements: `[n_out, n_inner]`.
-    #[must_use]
-    pub fn shape(&self) -> [usize; 2] {
-        self.shape
-    }
-
-    /// The size of its integers.
-    #[must_use]
-    pub fn bits(&self) -> Bits {
-        self.bits
-    }
-
-    /// How many neighbours share a scale.
-    #[must_use]
-    pub fn block(&self) -> Block {
-        self.block
-    }
-
-    /// The integers, u32 `[n_words, n_out rounded up to 4]`, in the layout that the type describes.
-    #[must_use]
-    pub fn words(&self) -> &Tensor {
-        &self.words
-    }
-
-    /// The scales, f32 `[n_blocks, n_out rounded up to 4]`.
-    #[must_use]
-    pub fn scales(&self) -> &Tensor {
-        &self.scales
-    }
-
-    /// What integers and scales take, in bytes.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        4 * (self.words.len() + self.scales.len())
-    }
-
-    fn runtime(&self) -> &Runtime {
-        self.words.runtime()
-    }
-
-    fn params(&self) -> QuantParams {
-        let [n_out, n_inner] = self.shape;
-        let n_words = n_inner.div_ceil(self.bits.per_word());
-        let block_words = self.block.len(n_inner).div_ceil(self.bits.per_word());
-        QuantParams {
-            n_cols: n_out as u32,
-            n_inner: n_inner as u32,
-            n_words: n_words as u32,
-            n_quads: n_out.div_ceil(4) as u32,
-            block_words: block_words as u32,
-            chunk_words: block_words.min(CHUNK_WORDS) as u32,
-            ..QuantParams::default()
-        }
-    }
-
-    /// Loop rounds of an invocation that goes through an output word by word.
-    fn rounds(&self) -> usize {
-        let p = self.params();
-        (p.n_words + 2 * p.n_words.div_ceil(p.chunk_words) + 32) as usize
-    }
-}
 
 /// How a product with packed weights is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -259,70 +45,6 @@ impl Variant {
     }
 }
 
-/// A weight matrix in fewer bits: f32 or f16 `[n_out, n_inner]`, one row per output.
-///
-/// The scale of a block is its largest magnitude over 127 or 7, rounded to 15 significant bits so that integer times
-/// scale is exact in f32; each integer is the one nearest to weight over scale, ties to even. Every adapter finds the
-/// same ones. A block below 2^-100 becomes zeros, one with NaN, an infinity or a magnitude of 2^127 and more NaN.
-///
-/// # Errors
-/// [`Error::Shape`] unless `w` has two axes, [`Error::DType`] unless it is a float tensor, [`Error::Argument`] if it
-/// wants a gradient, [`Error::Limit`] on software adapters for [`Block::Row`] past 130,000 inner elements.
-pub fn quantize(w: &Tensor, bits: Bits, block: Block) -> Result<Quantized> {
-    const OP: &str = "quantize";
-    refuse(OP, &[w])?;
-    need_float(OP, w)?;
-    let dims = check(OP, &[("w", w, "n_out n_inner")])?;
-    let [n_out, n_inner] = [dims.get("n_out"), dims.get("n_inner")];
-    let n_outputs = n_out.next_multiple_of(4);
-    let n_blocks = n_inner.div_ceil(block.len(n_inner));
-    let w = w.contiguous()?;
-    let runtime = w.runtime();
-    let out = Quantized {
-        words: Tensor::empty(runtime, &[n_inner.div_ceil(bits.per_word()), n_outputs], DType::U32)?,
-        scales: Tensor::empty(runtime, &[n_blocks, n_outputs], DType::F32)?,
-        shape: [n_out, n_inner],
-        bits,
-        block,
-    };
-    let params = out.params();
-    let words = params.block_words.min(params.n_words) as usize;
-    runtime
-        .launch(&QUANT_PACK_FWD)
-        .types(&[w.dtype()])
-        .overrides(&[("BITS", bits.count())])
-        .bind([w.binding(), out.words.binding(), out.scales.binding()])
-        .params(&params)
-        .groups((out.scales.len() as u64).div_ceil(WG_SIZE))
-        .rounds(words * (bits.per_word() / 4 + 1) + 2)
-        .cost(2 * w.len() as u64, (w.len() * w.dtype().bytes() + out.bytes()) as u64)
-        .run()?;
-    Ok(out)
-}
-
-/// The weights that the integers stand for: f32 `[n_out, n_inner]`, a transposed view. NaN where the scale is.
-///
-/// # Errors
-/// As [`Tensor::from_slice`].
-pub fn dequantize(w: &Quantized) -> Result<Tensor> {
-    unpacked(w)?.transpose()
-}
-
-/// The weights as `[n_inner, n_out]`.
-fn unpacked(w: &Quantized) -> Result<Tensor> {
-    let [n_out, n_inner] = w.shape;
-    let out = Tensor::empty(w.runtime(), &[n_inner, n_out.next_multiple_of(4)], DType::F32)?;
-    w.runtime()
-        .launch(&QUANT_UNPACK_FWD)
-        .overrides(&[("BITS", w.bits.count())])
-        .bind([w.words.binding(), w.scales.binding(), out.binding()])
-        .params(&w.params())
-        .groups((w.words.len() as u64 / 4).div_ceil(WG_SIZE))
-        .cost(out.len() as u64, (w.bytes() + 4 * out.len()) as u64)
-        .run()?;
-    out.slice(1, 0..n_out)
-}
-
 /// `act(x w' + bias)` with packed weights, summed in f32: `x` `[.., n_inner]`, `bias` `[n_out]` to `[.., n_out]`.
 ///
 /// The weights are frozen; gradients flow to `x` and `bias`.
@@ -350,10 +72,7 @@ pub fn linear(x: &Tensor, w: &Quantized, bias: Option<&Tensor>, act: Act) -> Res
     Ok(record(OP, out, [x, bias.unwrap_or(x)], move |d, _| {
         let d = saved_out.as_ref().map_or_else(|| Ok(d.clone()), |out| act.backward(out, d))?;
         let rows = d.reshape(&[d.len() / n_out.max(1), n_out])?;
-        let d_x = weights.map(|w| {
-            let d_x = matmul::matmul(&as_type(&rows, DType::F32)?, &dequantize(&w)?)?;
-            as_type(&d_x, d.dtype())?.reshape(&x_shape)
-        });
+        let d_x = weights.map(|w| input_gradient(&rows, &w)?.reshape(&x_shape));
         let d_bias = wants_bias.then(|| reduce::sum(&rows, &[0], false));
         Ok([d_x.transpose()?, d_bias.transpose()?])
     }))
@@ -397,7 +116,7 @@ pub fn linear_i8_with(variant: Variant, x: &Tensor, w: &Quantized, bias: Option<
     Operands::new(OP, x, w, bias, act)?.run_i8(OP, variant)
 }
 
-fn as_type(x: &Tensor, dtype: DType) -> Result<Tensor> {
+pub(super) fn as_type(x: &Tensor, dtype: DType) -> Result<Tensor> {
     if x.dtype() == dtype { Ok(x.clone()) } else { elementwise::cast(x, dtype) }
 }
 
@@ -457,7 +176,7 @@ impl<'a> Operands<'a> {
             dtype,
             sizes: &[("rows", n_rows), ("outputs", n_out), ("inner", n_inner)],
             exact: &[
-                ("bits", self.w.bits.count() as usize),
+                ("code", self.w.bits.code() as usize),
                 ("row_scale", usize::from(self.w.block == Block::Row)),
                 ("any", usize::from(any)),
                 ("act", self.act.code() as usize),
@@ -518,7 +237,7 @@ impl<'a> Operands<'a> {
             Variant::Plain | Variant::Tiled => (0, (n_threads as u64).div_ceil(WG_SIZE)),
             _ => alone_grid(runtime, n_threads),
         };
-        let values = [("BITS", self.w.bits.count()), ("ACT", self.act.code()), ("ANY", any), ("WG_SIZE", size)];
+        let values = [("CODE", self.w.bits.code()), ("ACT", self.act.code()), ("ANY", any), ("WG_SIZE", size)];
         let bytes = (x.len() + out.len()) * x.dtype().bytes() + self.w.bytes();
         runtime
             .launch(kernel)
