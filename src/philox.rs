@@ -37,6 +37,10 @@ pub mod stream {
     pub const BANK: u32 = 16;
     /// Which images keep their label where few do; the step is the class.
     pub const FEW_LABELS: u32 = 20;
+    /// Which texts are to judge by.
+    pub const TEXT_SPLIT: u32 = 22;
+    /// Draws of the next token of a text; the step is the number of tokens in front.
+    pub const SAMPLE: u32 = 23;
     /// Fixed bases of mixtures. These four have the layout of [`crate::ops::basis`]: counter 0 is the call, counter 1 the
     /// basis or group of bases, counter 2 the layer.
     pub const BASIS_FIXED: u32 = 24;

@@ -1,4 +1,4 @@
-//! Input data: image sets from files, folders or drawn on the spot, and how pixels are normalised.
+//! Input data: image sets from files, folders or drawn on the spot, how pixels are normalised, and texts.
 
 pub mod images;
 pub mod normalize;
@@ -8,6 +8,7 @@ pub mod normalize;
 )]
 pub(crate) mod npy;
 pub mod shapes;
+pub mod text;
 
 use std::path::Path;
 

@@ -36,7 +36,10 @@ impl ParamList {
         for (param, values) in self.iter().zip(weights.iter()) {
             let decays = matches!(
                 param.kind,
-                ParamKind::ConvWeight | ParamKind::LinearWeight | ParamKind::FlattenedWeight { .. }
+                ParamKind::ConvWeight
+                    | ParamKind::LinearWeight
+                    | ParamKind::FlattenedWeight { .. }
+                    | ParamKind::TransposedWeight
             );
             let half = param.kind.is_half();
             let entry = ArenaParam { values: param.to_device(values), shape: param.device_shape(), decays, half };

@@ -183,7 +183,7 @@ impl Model {
     }
 
     fn is_linear(&self, weight: ParamId) -> bool {
-        matches!(self.plan().params[weight].kind, ParamKind::LinearWeight)
+        matches!(self.plan().params[weight].kind, ParamKind::LinearWeight | ParamKind::TransposedWeight)
     }
 
     /// Product, branches and activation of a layer without norm.

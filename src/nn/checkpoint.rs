@@ -120,6 +120,12 @@ impl Header {
         self.get(name).map(|entry| entry.shape.as_slice())
     }
 
+    /// Leaves out the tensors of these names.
+    pub(crate) fn forget(&mut self, unwanted: impl Fn(&str) -> bool) {
+        self.names.retain(|name| !unwanted(name));
+        self.entries.retain(|name, _| !unwanted(name));
+    }
+
     /// The file's own remarks.
     #[must_use]
     pub fn metadata(&self) -> &BTreeMap<String, String> {
@@ -224,6 +230,11 @@ impl Checkpoint {
             return Err(Error::file(&self.header.path, report));
         }
         Ok(Weights(params.iter().map(|p| self.values(&self.header.entries[&p.name])).collect()))
+    }
+
+    /// Leaves out the tensors of these names.
+    pub(crate) fn forget(&mut self, unwanted: impl Fn(&str) -> bool) {
+        self.header.forget(unwanted);
     }
 
     /// Takes out the tensors whose names begin with `prefix`, which their names lose; those of a type that a [`crate::Tensor`] cannot

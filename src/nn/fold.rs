@@ -17,7 +17,7 @@ impl Plan {
         let body = match &self.body {
             Body::Conv(steps) => Body::Conv(fold.steps(steps)),
             // Transformers have layer norms, which depend on the input.
-            Body::Vit(_) => return Ok((self.clone(), weights.clone())),
+            Body::Vit(_) | Body::Text(_) => return Ok((self.clone(), weights.clone())),
         };
         let weights = Weights::new(&fold.params, fold.values)?;
         Ok((Self { params: fold.params, body, has_head: self.has_head }, weights))

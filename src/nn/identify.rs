@@ -10,6 +10,7 @@ use super::mobilenet::MobileNetV2Spec;
 use super::plan::{NormPlace, Plan};
 use super::resnet::{ResNetSpec, Stem};
 use super::spec::ModelSpec;
+use super::text::{self, TextReading, TextSpec};
 use super::vit::{VitSpec, is_vit};
 use crate::ops::Act;
 use crate::{Error, Result};
@@ -56,6 +57,9 @@ impl Hints {
                 eps: Some(vit.eps),
                 ..Self::default()
             },
+            ModelSpec::Text(text) => {
+                Self { heads: Some(text.heads), act: Some(text.act), eps: Some(text.eps), ..Self::default() }
+            }
             // Of this name the stem alone counts, so that any width may have it.
             ModelSpec::MobileNetV2(s) => {
                 let usual = if s.stem == Stem::Cifar { "mobilenet_v2_cifar" } else { "mobilenet_v2" };
@@ -127,8 +131,12 @@ impl Identified {
     /// The network and its normalisation if nothing is open.
     ///
     /// # Errors
-    /// [`Error::File`] that names exactly the flags to give.
+    /// [`Error::File`] that names exactly the flags to give, or if it is no network for images.
     pub fn settled(self) -> Result<(ModelSpec, String)> {
+        if let ModelSpec::Text(_) = self.spec {
+            let message = "these are a language model's tensors, not those of a network for images";
+            return Err(Error::file(&self.path, message));
+        }
         match self.normalize {
             Some(normalize) if self.open.is_empty() => Ok((self.spec, normalize)),
             _ => {
@@ -161,6 +169,13 @@ const ARCH_MOBILENET: &str = "--arch mobilenet_v2|mobilenet_v2_cifar";
 /// [`Error::File`] if the names are those of another kind of network than `arch`, or of none known here;
 /// [`Error::Input`] if a hint has no sense.
 pub fn identify(header: &Header, hints: &Hints) -> Result<Identified> {
+    if let Some(Kind::Text(_)) = Kind::of(header)
+        && let Some(TextReading { spec, heads_open }) = TextSpec::from_header(header, hints)?
+    {
+        let open = if heads_open { vec![HEADS] } else { vec![] };
+        let (path, classes) = (header.path().to_path_buf(), hints.classes.clone());
+        return Ok(Identified { spec: spec.into(), normalize: None, classes, open, path });
+    }
     let arch = hints.arch.as_deref().map(ModelSpec::by_name).transpose()?;
     let fail = |message: String| Error::file(header.path(), message);
     let mut open = Vec::new();
@@ -183,6 +198,9 @@ pub fn identify(header: &Header, hints: &Hints) -> Result<Identified> {
             }
             None => return Err(fail("a ViT's names, but no attention among them".into())),
         },
+        Some(Kind::Text(example)) => {
+            return Err(fail(format!("a language model's names, but too few of them ({example})")));
+        }
         Some(Kind::Other(what, example)) => {
             let want = arch.as_ref().map_or("those of a network for images", ModelSpec::kind);
             return Err(fail(format!(
@@ -296,6 +314,7 @@ enum Kind {
     MobileNetV2(String),
     Vit(String),
     MnistCnn(String),
+    Text(String),
     /// A known network that is none for images, "a language model's".
     Other(&'static str, String),
 }
@@ -318,6 +337,9 @@ impl Kind {
         if is_vit(header) {
             return find(&|n| n.contains("attn") || n.contains("attention")).map(Self::Vit);
         }
+        if let Some((_, _, example)) = text::find(header) {
+            return Some(Self::Text(example));
+        }
         let numbered =
             |n: &str, prefix: &str| n.strip_prefix(prefix).is_some_and(|r| r.starts_with(|c: char| c.is_ascii_digit()));
         if let Some(example) = find(&|n| numbered(n, "layer") && n.contains(".conv") && n.ends_with(".weight")) {
@@ -337,7 +359,7 @@ impl Kind {
 
     fn example(&self) -> Option<&str> {
         match self {
-            Self::ResNet(e) | Self::MobileNetV2(e) | Self::Vit(e) | Self::MnistCnn(e) => Some(e),
+            Self::ResNet(e) | Self::MobileNetV2(e) | Self::Vit(e) | Self::MnistCnn(e) | Self::Text(e) => Some(e),
             Self::Other(..) => None,
         }
     }

@@ -24,16 +24,17 @@ fn values(param: &ParamSpec, random: &mut Philox) -> Vec<f32> {
     let (middle, reach) = match param.kind {
         ParamKind::ConvWeight => (0.0, (6.0 / fan_in).sqrt()),
         ParamKind::LinearWeight | ParamKind::FlattenedWeight { .. } => (0.0, (3.0 / fan_in).sqrt()),
+        ParamKind::TransposedWeight => (0.0, (3.0 / param.shape[0].max(1) as f32).sqrt()),
         ParamKind::Bias | ParamKind::NormBias | ParamKind::RunningMean => (0.0, 0.1),
         ParamKind::Gain | ParamKind::RunningVar => (1.0, 0.1),
         ParamKind::UnitGain => (1.0, 0.0),
         ParamKind::ZeroBias => (0.0, 0.0),
-        ParamKind::Token => (0.0, 0.5),
+        ParamKind::Token | ParamKind::Table => (0.0, 0.5),
     };
     (0..param.len()).map(|_| middle + reach * (2.0 * random.uniform_f32() - 1.0)).collect()
 }
 
-/// Deviation of a ViT's weights, tokens and positions in timm and DeiT.
+/// Deviation of a ViT's weights, tokens and positions in timm and DeiT, and of a language model's in GPT-2 and BERT.
 const VIT_STD: f64 = 0.02;
 /// Deviation of MobileNetV2's linear weights in torchvision.
 const MOBILENET_STD: f64 = 0.01;
@@ -45,6 +46,7 @@ const MOBILENET_STD: f64 = 0.01;
 /// | ResNet | normal, variance `2 / fan_out` (He et al. 2015, arXiv 1502.01852) | PyTorch's default |
 /// | MobileNetV2 | as ResNet | normal, deviation 0.01, bias 0 |
 /// | ViT | PyTorch's default, the bias too | normal, deviation 0.02, bias 0 |
+/// | language model | none | normal, deviation 0.02, bias 0; tables, too |
 /// | MNIST CNN, MLP | PyTorch's default | PyTorch's default |
 ///
 /// PyTorch's default is uniform within `1 / sqrt(fan_in)`, for weight and bias. Norms start as the identity, with running
@@ -98,26 +100,26 @@ impl Start {
 /// How `param` starts; `before` is the tensor listed before it, which for a bias is its layer's weight.
 fn start(spec: &ModelSpec, param: &ParamSpec, before: Option<&ParamSpec>) -> Start {
     use ParamKind::{
-        Bias, ConvWeight, FlattenedWeight, Gain, LinearWeight, NormBias, RunningMean, RunningVar, Token, UnitGain,
-        ZeroBias,
+        Bias, ConvWeight, FlattenedWeight, Gain, LinearWeight, NormBias, RunningMean, RunningVar, Table, Token,
+        TransposedWeight, UnitGain, ZeroBias,
     };
     let default = |weight: &ParamSpec| Start::Uniform(1.0 / (fan_in(weight).max(1) as f64).sqrt());
     match param.kind {
         Gain | UnitGain | RunningVar => Start::Constant(1.0),
         NormBias | ZeroBias | RunningMean => Start::Constant(0.0),
-        Token => Start::Normal(VIT_STD),
+        Token | Table | TransposedWeight => Start::Normal(VIT_STD),
         ConvWeight => match spec {
             ModelSpec::ResNet(_) | ModelSpec::MobileNetV2(_) => {
                 // PyTorch counts the outputs of all groups.
                 let fan_out = param.shape[0] * param.shape[2] * param.shape[3];
                 Start::Normal((2.0 / fan_out.max(1) as f64).sqrt())
             }
-            ModelSpec::Vit(_) | ModelSpec::MnistCnn(_) | ModelSpec::Mlp(_) => default(param),
+            ModelSpec::Vit(_) | ModelSpec::Text(_) | ModelSpec::MnistCnn(_) | ModelSpec::Mlp(_) => default(param),
         },
         LinearWeight | FlattenedWeight { .. } => match spec {
             ModelSpec::ResNet(_) | ModelSpec::MnistCnn(_) | ModelSpec::Mlp(_) => default(param),
             ModelSpec::MobileNetV2(_) => Start::Normal(MOBILENET_STD),
-            ModelSpec::Vit(_) => Start::Normal(VIT_STD),
+            ModelSpec::Vit(_) | ModelSpec::Text(_) => Start::Normal(VIT_STD),
         },
         Bias => match (spec, before) {
             (ModelSpec::ResNet(_) | ModelSpec::MnistCnn(_) | ModelSpec::Mlp(_), Some(weight)) => default(weight),

@@ -23,6 +23,18 @@ impl Plan {
                 kept.steps(steps, input)?;
             }
             Body::Vit(vit) => kept.vit(vit, image),
+            Body::Text(text) => {
+                let cost = text.cost(&self.params, image[0]);
+                let n_blocks = text.blocks.len() as u64;
+                kept.largest_product = cost.product;
+                kept.values = cost.kept;
+                if recompute {
+                    kept.values += n_blocks * (image[0] * text.width) as u64;
+                    kept.largest_block = cost.kept_block;
+                } else {
+                    kept.values += n_blocks * cost.kept_block;
+                }
+            }
         }
         let products = if precision == Precision::F16 { 4 * kept.largest_product } else { 0 };
         Ok(precision.dtype().bytes() as u64 * (kept.values + kept.largest_block) + products)

@@ -27,6 +27,7 @@ mod spec;
 mod summary;
 #[cfg(test)]
 mod tests;
+pub mod text;
 mod vit;
 mod vit_forward;
 
@@ -53,4 +54,5 @@ pub use schedule::{Curve, Every, SCHEDULE_FORMS, Schedule};
 pub use site::{Role, Site};
 pub use spec::{ARCH_NAMES, ModelSpec};
 pub use summary::{LayerRow, Summary};
+pub use text::{TextPlan, TextSpec, TokenBatch};
 pub use vit::{QkvNames, VitNames, VitSpec};

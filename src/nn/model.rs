@@ -79,6 +79,9 @@ impl Model {
             let message = format!("{} heads do not divide a width of {}", vit.heads, vit.width);
             return Err(Error::argument("model", message));
         }
+        if let ModelSpec::Text(text) = spec {
+            text.check()?;
+        }
         let pairs = plan.params.iter().zip(weights.iter());
         let upload = |(p, w): (&ParamSpec, &Vec<f32>)| Tensor::from_slice(runtime, &p.to_device(w), &p.device_shape());
         let params = pairs.map(upload).collect::<Result<Vec<_>>>()?.into();
@@ -191,6 +194,9 @@ impl Model {
     pub fn features(&self, images: &Tensor) -> Result<Tensor> {
         let (rank, last) = (images.rank(), images.shape().last());
         let wanted = if matches!(self.spec, ModelSpec::Mlp(_)) { 2 } else { 4 };
+        if let Body::Text(_) = self.plan.body {
+            return Err(no_images());
+        }
         if rank != wanted || last != Some(&self.spec.channels()) {
             let (shape, channels) = (images.shape(), self.spec.channels());
             return Err(Error::shape("forward", format!("images {shape:?}, [n, h, w, {channels}] wanted")));
@@ -201,6 +207,7 @@ impl Model {
                 self.steps(&steps[..n], images.clone())
             }
             Body::Vit(vit) => vit_forward::features(self, vit, images),
+            Body::Text(_) => Err(no_images()),
         }
     }
 
@@ -280,6 +287,11 @@ impl Model {
         }
         elementwise::add_act(&self.steps(&layer.body, x.clone())?, &shortcut, layer.act)
     }
+}
+
+/// What a language model says of images.
+fn no_images() -> Error {
+    Error::argument("forward", "a language model reads tokens, not images")
 }
 
 /// How a layer's convolution steps over its input.

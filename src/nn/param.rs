@@ -15,6 +15,10 @@ pub enum ParamKind {
         /// Channels of the flattened image.
         channels: usize,
     },
+    /// Linear weight that is published as it lies on the device, `[in, out]`: GPT-2's.
+    TransposedWeight,
+    /// Rows that tokens and positions are looked up in: `[rows, width]`.
+    Table,
     /// An added vector of a layer: `[n]`.
     Bias,
     /// An added vector of a norm: `[n]`.

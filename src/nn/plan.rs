@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::param::{ParamId, ParamKind, ParamList};
+use super::text::TextPlan;
 use crate::ops::Act;
 
 /// A network's tensors and steps.
@@ -11,7 +12,7 @@ use crate::ops::Act;
 pub struct Plan {
     /// Every tensor, in the order of the layers.
     pub params: ParamList,
-    /// What happens to an image.
+    /// What happens to an image or a text.
     pub body: Body,
     /// Whether the last linear layer gives logits; without, the network ends in features.
     pub has_head: bool,
@@ -27,6 +28,7 @@ impl Plan {
                 _ => None,
             },
             Body::Vit(vit) => vit.head.as_ref(),
+            Body::Text(text) => text.head.as_ref(),
         }
     }
 
@@ -40,6 +42,7 @@ impl Plan {
         let body = match &self.body {
             Body::Conv(steps) => Body::Conv(steps[..steps.len() - 1].to_vec()),
             Body::Vit(vit) => Body::Vit(Box::new(VitPlan { head: None, ..(**vit).clone() })),
+            Body::Text(text) => Body::Text(Box::new(TextPlan { head: None, ..(**text).clone() })),
         };
         Self { params, body, has_head: false }
     }
@@ -51,17 +54,20 @@ impl Plan {
             (Some(head), _) => head.n_in,
             (None, Body::Conv(steps)) => steps.iter().rev().find_map(Step::n_out).unwrap_or(0),
             (None, Body::Vit(vit)) => vit.patch.n_out,
+            (None, Body::Text(text)) => text.width,
         }
     }
 }
 
-/// The two kinds of network.
+/// The kinds of network.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Body {
     /// Steps over feature maps `[n, h, w, c]`.
     Conv(Vec<Step>),
     /// A vision transformer over tokens `[T, width]`.
     Vit(Box<VitPlan>),
+    /// A language model over tokens `[T]`.
+    Text(Box<TextPlan>),
 }
 
 /// A step over feature maps `[n, h, w, c]`, or vectors `[n, c]` behind [`Step::GlobalAvgPool`] and [`Step::Flatten`].

@@ -5,27 +5,24 @@ use super::model::window;
 use super::param::ParamId;
 use super::plan::{Body, Conv, LayerNorm, Linear, Norm, NormPlace, Plan, Qkv, Residual, Shortcut, Step};
 use super::plan::{TokenPool, VitBlock, VitPlan};
-use crate::Result;
 use crate::ops::Act;
 use crate::reference::elementwise::{act, map, zip};
 use crate::reference::{Array, attention, conv, matmul, norm, pool, reduce};
+use crate::{Error, Result};
 
 /// Logits `[n, classes]` of normalised images `[n, h, w, c]` in f64, for checks.
 ///
 /// # Errors
-/// [`crate::Error::Argument`] if the weights are not those of `plan`.
+/// [`Error::Argument`] if the weights are not those of `plan`, or it is a language model's.
 ///
 /// # Panics
 /// If the images are not of the network's channels or size.
 pub fn reference_forward(plan: &Plan, weights: &Weights, images: &Array) -> Result<Array> {
-    weights.check(&plan.params)?;
-    let array = |(p, w): (&super::ParamSpec, &Vec<f32>)| {
-        Array::new(&p.device_shape(), p.to_device(w).into_iter().map(f64::from).collect())
-    };
-    let params = Params(plan.params.iter().zip(weights.iter()).map(array).collect());
+    let params = Params::new(plan, weights)?;
     Ok(match &plan.body {
         Body::Conv(steps) => params.steps(steps, images),
         Body::Vit(vit) => params.vit(vit, images),
+        Body::Text(_) => return Err(Error::argument("reference_forward", "a language model reads no images")),
     })
 }
 
@@ -34,10 +31,18 @@ fn add(a: &Array, b: &Array) -> Array {
 }
 
 /// Every tensor in device layout.
-struct Params(Vec<Array>);
+pub(super) struct Params(Vec<Array>);
 
 impl Params {
-    fn of(&self, id: ParamId) -> &Array {
+    pub(super) fn new(plan: &Plan, weights: &Weights) -> Result<Self> {
+        weights.check(&plan.params)?;
+        let array = |(p, w): (&super::ParamSpec, &Vec<f32>)| {
+            Array::new(&p.device_shape(), p.to_device(w).into_iter().map(f64::from).collect())
+        };
+        Ok(Self(plan.params.iter().zip(weights.iter()).map(array).collect()))
+    }
+
+    pub(super) fn of(&self, id: ParamId) -> &Array {
         &self.0[id.index()]
     }
 
@@ -62,7 +67,7 @@ impl Params {
         self.batch_norm(layer.norm.as_ref(), &y, layer.act)
     }
 
-    fn linear(&self, layer: &Linear, x: &Array) -> Array {
+    pub(super) fn linear(&self, layer: &Linear, x: &Array) -> Array {
         let y = matmul::linear(x, self.of(layer.weight), layer.bias.map(|id| self.of(id)), Act::None);
         self.batch_norm(layer.norm.as_ref(), &y, layer.act)
     }

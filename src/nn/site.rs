@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::param::ParamId;
 use super::plan::{Body, Conv, Linear, Plan, Qkv, Shortcut, Step, VitBlock};
+use super::text::{TextBlock, TextPlan, TextQkv};
 
 /// What a layer does in its block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -91,6 +92,7 @@ impl Plan {
                 of_steps(&steps[..n], &mut sites);
             }
             Body::Vit(vit) => vit.blocks.iter().for_each(|block| of_block(block, &mut sites)),
+            Body::Text(text) => text.blocks.iter().for_each(|block| of_text_block(text, block, &mut sites)),
         }
         sites
     }
@@ -106,6 +108,18 @@ fn of_block(block: &VitBlock, sites: &mut Vec<Site>) {
     }
     sites.push(Site::linear(&block.proj, Role::Projection));
     sites.extend([&block.fc1, &block.fc2].map(|layer| Site::linear(layer, Role::Mlp)));
+}
+
+fn of_text_block(text: &TextPlan, block: &TextBlock, sites: &mut Vec<Site>) {
+    match &block.qkv {
+        TextQkv::Packed(qkv) => sites.extend(Site::packed(qkv, text.qkv_widths())),
+        TextQkv::Separate(layers) => {
+            let roles = [Role::Query, Role::Key, Role::Value];
+            sites.extend(layers.iter().zip(roles).map(|(layer, role)| Site::linear(layer, role)));
+        }
+    }
+    sites.push(Site::linear(&block.proj, Role::Projection));
+    sites.extend(block.gate.iter().chain([&block.up, &block.down]).map(|layer| Site::linear(layer, Role::Mlp)));
 }
 
 fn of_steps(steps: &[Step], sites: &mut Vec<Site>) {

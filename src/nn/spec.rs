@@ -7,6 +7,7 @@ use super::mnist_cnn::MnistCnnSpec;
 use super::mobilenet::MobileNetV2Spec;
 use super::plan::{NormPlace, Plan};
 use super::resnet::{ResNetSpec, Stem};
+use super::text::TextSpec;
 use super::vit::VitSpec;
 use crate::{Error, Result};
 
@@ -19,6 +20,8 @@ pub enum ModelSpec {
     MobileNetV2(MobileNetV2Spec),
     /// Vision transformer.
     Vit(Box<VitSpec>),
+    /// Language model.
+    Text(Box<TextSpec>),
     /// The small CNN for MNIST.
     MnistCnn(MnistCnnSpec),
     /// A perceptron over vectors, which stands for no whole network.
@@ -88,7 +91,7 @@ impl ModelSpec {
             Self::MobileNetV2(s) => vec![sized(format!("mobilenet_v2{}", suffix(s.stem)), s.first as f64 / 32.0)],
             Self::Vit(_) => ["deit_tiny", "deit_small", "deit_base", "vit_small32"].map(String::from).to_vec(),
             Self::MnistCnn(_) => vec!["mnist_cnn".into()],
-            Self::Mlp(_) => vec![],
+            Self::Mlp(_) | Self::Text(_) => vec![],
         };
         names.into_iter().find(|name| Self::by_name(name).is_ok_and(|named| named.is_like(self)))
     }
@@ -119,6 +122,7 @@ impl ModelSpec {
             Self::ResNet(s) => s.plan(),
             Self::MobileNetV2(s) => s.plan(),
             Self::Vit(s) => s.plan(),
+            Self::Text(s) => s.plan(),
             Self::MnistCnn(s) => s.plan(),
             Self::Mlp(s) => s.plan(),
         }
@@ -131,6 +135,7 @@ impl ModelSpec {
             Self::ResNet(s) => s.classes,
             Self::MobileNetV2(s) => s.classes,
             Self::Vit(s) => s.classes,
+            Self::Text(s) => s.classes.unwrap_or(0),
             Self::MnistCnn(s) => s.classes,
             Self::Mlp(s) => s.n_out(),
         }
@@ -142,35 +147,39 @@ impl ModelSpec {
             Self::ResNet(s) => s.classes = n,
             Self::MobileNetV2(s) => s.classes = n,
             Self::Vit(s) => s.classes = n,
+            Self::Text(s) => s.classes = (n > 0).then_some(n),
             Self::MnistCnn(s) => s.classes = n,
             Self::Mlp(s) => s.layers.iter_mut().next_back().into_iter().for_each(|layer| layer.n_out = n),
         }
     }
 
-    /// Sets the channels of the image.
+    /// Sets the channels of the image; a language model has none.
     pub fn set_channels(&mut self, n: usize) {
         match self {
             Self::ResNet(s) => s.channels = n,
             Self::MobileNetV2(s) => s.channels = n,
             Self::Vit(s) => s.channels = n,
+            Self::Text(_) => {}
             Self::MnistCnn(s) => s.channels = n,
             Self::Mlp(s) => s.n_in = n,
         }
     }
 
-    /// Channels of the image.
+    /// Channels of the image; 1 for a language model.
     #[must_use]
     pub fn channels(&self) -> usize {
         match self {
             Self::ResNet(s) => s.channels,
             Self::MobileNetV2(s) => s.channels,
             Self::Vit(s) => s.channels,
+            Self::Text(_) => 1,
             Self::MnistCnn(s) => s.channels,
             Self::Mlp(s) => s.n_in,
         }
     }
 
-    /// Side of the image in pixels: the only one where the weights fix it, else the usual one.
+    /// Side of the image in pixels: the only one where the weights fix it, else the usual one. Of a language model the tokens of a
+    /// text at most.
     #[must_use]
     pub fn image(&self) -> usize {
         let usual = |stem| if stem == Stem::ImageNet { 224 } else { 32 };
@@ -178,6 +187,7 @@ impl ModelSpec {
             Self::ResNet(s) => usual(s.stem),
             Self::MobileNetV2(s) => usual(s.stem),
             Self::Vit(s) => s.image(),
+            Self::Text(s) => s.positions - s.first_position.min(s.positions),
             Self::MnistCnn(s) => s.image,
             Self::Mlp(_) => 1,
         }
@@ -196,6 +206,7 @@ impl ModelSpec {
             Self::ResNet(_) => "a ResNet",
             Self::MobileNetV2(_) => "a MobileNetV2",
             Self::Vit(_) => "a ViT",
+            Self::Text(_) => "a language model",
             Self::MnistCnn(_) => "an MNIST CNN",
             Self::Mlp(_) => "an MLP",
         }
@@ -208,7 +219,7 @@ impl ModelSpec {
             // The published CIFAR-10 weights use ImageNet's figures, as do torchvision's own.
             Self::ResNet(s) => (s.is_cifar_layout() || s.stem == Stem::ImageNet).then_some("imagenet"),
             Self::MobileNetV2(s) => (s.stem == Stem::ImageNet).then_some("imagenet"),
-            Self::Vit(_) | Self::Mlp(_) => None,
+            Self::Vit(_) | Self::Text(_) | Self::Mlp(_) => None,
             Self::MnistCnn(_) => Some("0.1307/0.3081"),
         }
     }
@@ -234,6 +245,10 @@ impl fmt::Display for ModelSpec {
                 let act = format!("{:?}", s.act).to_lowercase();
                 let VitSpec { width, depth, heads, patch, .. } = &**s;
                 write!(f, "ViT, width {width}, {depth} blocks, {heads} heads, {norm}, {act}, patch {patch}")?;
+            }
+            Self::Text(s) => {
+                write!(f, "{s}")?;
+                return s.classes.map_or(Ok(()), |n| write!(f, ", {n} classes"));
             }
             Self::MnistCnn(s) => write!(f, "MNIST CNN {:?}", s.widths)?,
             Self::Mlp(s) => {

@@ -42,7 +42,7 @@ pub struct Summary {
 }
 
 impl Plan {
-    /// Walks the network for one image of `image` pixels `[h, w]`.
+    /// Walks the network for one image of `image` pixels `[h, w]`; a language model for one text of `h` tokens.
     ///
     /// # Errors
     /// [`Error::Input`] if the image is too small for a layer, or of another size than a transformer's or a flattened
@@ -55,6 +55,10 @@ impl Plan {
                 walk.steps(steps, vec![image[0], image[1], channels.unwrap_or(3)], 0)?;
             }
             Body::Vit(vit) => walk.vit(vit, image)?,
+            Body::Text(text) => {
+                let cost = text.cost(&self.params, image[0]);
+                walk = Walk { rows: cost.rows, peak: cost.peak, largest: cost.largest, ..walk };
+            }
         }
         let Walk { rows, peak, largest, .. } = walk;
         Ok(Summary {

@@ -47,6 +47,11 @@ impl Offsets {
         })
     }
 
+    /// Offsets that `starts`, u32 `[n + 1]`, holds or will hold, for `n_tokens` tokens in sequences of `max_len` at most.
+    pub(crate) fn bounded(starts: Tensor, n_tokens: usize, max_len: usize) -> Self {
+        Self { n_sequences: starts.len().saturating_sub(1), starts, n_tokens, max_len }
+    }
+
     /// First token of each sequence and, last, the number of tokens: u32 `[n + 1]`.
     #[must_use]
     pub fn starts(&self) -> &Tensor {

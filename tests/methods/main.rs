@@ -14,4 +14,5 @@ mod reference;
 mod ssl_eval;
 mod ssl_files;
 mod ssl_train;
+mod text;
 mod train;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::config::InfoConfig;
 use crate::methods::network::need_head;
-use crate::nn::{Header, ModelSpec, Summary};
+use crate::nn::{Header, ModelSpec, Summary, TextSpec};
 use crate::report::{bytes, grouped};
 use crate::{Error, Result};
 
@@ -20,14 +20,22 @@ pub fn info(config: &InfoConfig) -> Result<(String, Value)> {
         (Some(path), _) => {
             let header = Header::read(path)?;
             let found = config.network.identify(&header)?;
-            need_head(path, &found.spec, &header.plan(&found.spec))?;
+            let mut header = header;
+            if let ModelSpec::Text(text) = &found.spec {
+                header.forget(|name| text.ignores(name));
+            } else {
+                need_head(path, &found.spec, &header.plan(&found.spec))?;
+            }
             let report = header.compare(&found.spec.plan().params, &found.spec.to_string());
             if !report.is_fit() {
                 return Err(Error::file(path, report));
             }
             (found.spec, found.open)
         }
-        (None, Some(arch)) => (ModelSpec::by_name(arch)?, vec![]),
+        (None, Some(arch)) => {
+            let text = TextSpec::by_name(arch).map(ModelSpec::from);
+            (text.or_else(|_| ModelSpec::by_name(arch))?, vec![])
+        }
         (None, None) => return Err(Error::Input("give --weights FILE or --arch NAME".into())),
     };
     let mut spec = spec;
@@ -58,7 +66,13 @@ fn table(spec: &ModelSpec, side: usize, s: &Summary, open: &[&str]) -> String {
         column("parameters", true, rows().map(|r| count(r.params)).chain([grouped(s.params)])),
         column("multiply-adds", true, rows().map(|r| count(r.multiply_adds)).chain([grouped(s.multiply_adds)])),
     ];
-    let mut text = format!("{spec}, images {}\n", shape(&[side, side, spec.channels()]));
+    let is_text = matches!(spec, ModelSpec::Text(_));
+    let input = if is_text {
+        format!("texts of {side} tokens")
+    } else {
+        format!("images {}", shape(&[side, side, spec.channels()]))
+    };
+    let mut text = format!("{spec}, {input}\n");
     for i in 0..columns[0].1.len() {
         let mut line = String::new();
         for (right, cells) in &columns {
@@ -76,8 +90,9 @@ fn table(spec: &ModelSpec, side: usize, s: &Summary, open: &[&str]) -> String {
         String::new()
     };
     text += &format!(
-        "memory in f32: weights {}{statistics}; activations of one image {} at most",
+        "memory in f32: weights {}{statistics}; activations of one {} {} at most",
         bytes(s.weight_bytes),
+        if is_text { "text" } else { "image" },
         bytes(s.activation_bytes)
     );
     if !open.is_empty() {

@@ -3,6 +3,7 @@
 mod checkpoint;
 mod figures;
 mod identify;
+mod text;
 
 use std::path::PathBuf;
 
