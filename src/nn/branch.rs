@@ -63,7 +63,7 @@ impl Branch {
             Self::PerItem { a, b, scale } => {
                 let (n, n_in) = (a.shape()[0], a.shape()[1]);
                 let rows = x.len() / n_in.max(1);
-                if n == 0 || rows % n != 0 {
+                if n == 0 || !rows.is_multiple_of(n) {
                     let message = format!("{rows} rows, which {n} items do not share equally");
                     return Err(Error::shape("branch", message));
                 }
