@@ -9,34 +9,14 @@ override LAW: u32 = 0u;
 const UNIFORM8 = 0u;     // a byte of the call (block, basis): (2 v - 255) / 256
 const UNIFORM24 = 1u;    // a word of the call (element / 4, basis): (2 (w >> 8) + 1 - 2^24) / 2^24
 const SIGN = 2u;         // a bit of the call (block, basis / 8): 1 is minus
-const FIXED_STREAM = 24u;
 
-struct BasisParams {
-    key_0: u32, key_1: u32,
-    n_groups: u32,
-    from_basis: u32, to_basis: u32,         // of this dispatch; a multiple of 8 to begin with
-    row: u32, n_rows: u32,                  // of the coefficients: the first one of this dispatch, and their number
-    row_coefficients: u32,                  // elements of a row of coefficients
-    n_places: u32, row_out: u32,            // rows of out, and the elements of one
-    chunk_blocks: u32,
-}
 var<immediate> basis_params: BasisParams;
-
-struct Slot {
-    len: u32, out: u32, first: u32, k: u32,
-    layer: u32, stream: u32, scale: f32, fixed_scale: f32,
-    padded: u32, n_padded: u32,             // its blocks in padded memory
-    partials: u32, n_chunks: u32,           // where its sums over chunks are: [n_chunks, k]
-}
 
 @group(0) @binding(0) var<storage, read> basis_groups: array<vec4<u32>>;    // of each workgroup: slot, and where in it
 @group(0) @binding(1) var<storage, read> basis_slots: array<vec4<u32>>;     // [n_slots, 3]
 
 fn slot_at(i: u32) -> Slot {
-    let a = basis_slots[3u * i];
-    let b = basis_slots[3u * i + 1u];
-    let c = basis_slots[3u * i + 2u];
-    return Slot(a.x, a.y, a.z, a.w, b.x, b.y, bitcast<f32>(b.z), bitcast<f32>(b.w), c.x, c.y, c.z, c.w);
+    return slot_of(basis_slots[3u * i], basis_slots[3u * i + 1u], basis_slots[3u * i + 2u]);
 }
 
 // ---- draws ----
@@ -56,20 +36,17 @@ fn of_basis(basis: u32, layer: u32, key: vec2<u32>) -> vec2<u32> {
 }
 
 fn draw(block: OfBlock, basis: vec2<u32>, key: vec2<u32>) -> vec4<u32> {
-    var k = key + 2u * PHILOX_STEP;
+    let k = key + 2u * PHILOX_STEP;
     let z = mul_wide(0xCD9E8D57u, basis.x ^ block.low ^ (key.y + PHILOX_STEP.y));
     var c = vec4<u32>(z.x ^ block.next ^ k.x, z.y, block.product.x ^ basis.y ^ k.y, block.product.y);
-    for (var round = 3u; round < 10u; round++) {
-        k += PHILOX_STEP;
-        c = philox_round(c, k);
-    }
-    return c;
-}
-
-// Values of the four bytes of a word, lowest first, times 128: v - 128 as a signed byte, and a half.
-fn byte_values(word: u32) -> vec4<f32> {
-    let bytes = vec4<i32>((vec4<u32>(word) ^ vec4<u32>(0x80808080u)) << vec4<u32>(24u, 16u, 8u, 0u)) >> vec4<u32>(24u);
-    return vec4<f32>(bytes) + 0.5;
+    // Written out: loops of loops would soon be longer than software adapters allow.
+    c = philox_round(c, key + 3u * PHILOX_STEP);
+    c = philox_round(c, key + 4u * PHILOX_STEP);
+    c = philox_round(c, key + 5u * PHILOX_STEP);
+    c = philox_round(c, key + 6u * PHILOX_STEP);
+    c = philox_round(c, key + 7u * PHILOX_STEP);
+    c = philox_round(c, key + 8u * PHILOX_STEP);
+    return philox_round(c, key + 9u * PHILOX_STEP);
 }
 
 fn word_values(words: vec4<u32>) -> vec4<f32> {
@@ -78,10 +55,6 @@ fn word_values(words: vec4<u32>) -> vec4<f32> {
 
 // 16 numbers of a block.
 struct Block { a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32> }
-
-fn block_scaled(x: Block, factor: f32) -> Block {
-    return Block(x.a * factor, x.b * factor, x.c * factor, x.d * factor);
-}
 
 fn block_plus(sums: Block, factor: f32, x: Block) -> Block {
     let f = vec4<f32>(factor);
@@ -142,6 +115,17 @@ fn block_signed(sums: Block, x: f32, words: vec4<u32>, bit: u32) -> Block {
                  sums.c + signed4(x, words.z, bit), sums.d + signed4(x, words.w, bit));
 }
 
+// Adds what basis i + bit gives of those that one call has the signs of.
+fn form_bit(sums: ptr<function, Sums>, slot: Slot, words: vec4<u32>, i: u32, bit: u32, to: u32) {
+    let c = select(vec4<f32>(0.0), coefficients_at(slot.first + min(i + bit, to - 1u)), i + bit < to);
+    (*sums).r0 = block_signed((*sums).r0, c.x, words, bit);
+    if ROWS > 1u {
+        (*sums).r1 = block_signed((*sums).r1, c.y, words, bit);
+        (*sums).r2 = block_signed((*sums).r2, c.z, words, bit);
+        (*sums).r3 = block_signed((*sums).r3, c.w, words, bit);
+    }
+}
+
 // Adds what the slice's bases give.
 fn form_bases(sums: ptr<function, Sums>, slot: Slot, block: u32, slice: u32) {
     let p = basis_params;
@@ -168,15 +152,14 @@ fn form_bases(sums: ptr<function, Sums>, slot: Slot, block: u32, slice: u32) {
         let here = of_block(block, slot.layer, slot.stream, key);
         for (var i = p.from_basis + 8u * slice; i < to; i += 8u * SPLIT) {
             let words = draw(here, of_basis(i / 8u, slot.layer, key), key);
-            for (var bit = 0u; bit < 8u; bit++) {
-                let c = select(vec4<f32>(0.0), coefficients_at(slot.first + min(i + bit, to - 1u)), i + bit < to);
-                (*sums).r0 = block_signed((*sums).r0, c.x, words, bit);
-                if ROWS > 1u {
-                    (*sums).r1 = block_signed((*sums).r1, c.y, words, bit);
-                    (*sums).r2 = block_signed((*sums).r2, c.z, words, bit);
-                    (*sums).r3 = block_signed((*sums).r3, c.w, words, bit);
-                }
-            }
+            form_bit(sums, slot, words, i, 0u, to);
+            form_bit(sums, slot, words, i, 1u, to);
+            form_bit(sums, slot, words, i, 2u, to);
+            form_bit(sums, slot, words, i, 3u, to);
+            form_bit(sums, slot, words, i, 4u, to);
+            form_bit(sums, slot, words, i, 5u, to);
+            form_bit(sums, slot, words, i, 6u, to);
+            form_bit(sums, slot, words, i, 7u, to);
         }
     }
 }
@@ -275,7 +258,7 @@ fn pack_element(slot: Slot, e: u32) -> f32 {
 
 fn pack_four(slot: Slot, e: u32, signs: u32) -> vec4<f32> {
     let x = vec4<f32>(pack_element(slot, e), pack_element(slot, e + 1u), pack_element(slot, e + 2u), pack_element(slot, e + 3u));
-    let flips = (vec4<u32>(signs) << (vec4<u32>(31u, 30u, 29u, 28u) - e % 32u)) & vec4<u32>(0x80000000u);
+    let flips = (vec4<u32>(signs) << (vec4<u32>(31u, 30u, 29u, 28u) - e % 16u)) & vec4<u32>(0x80000000u);
     return bitcast<vec4<f32>>(bitcast<vec4<u32>>(x) ^ flips);
 }
 
@@ -296,8 +279,7 @@ fn basis_pack_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgrou
     let e = 16u * block;
     var signs = 0u;
     if SIGNED == 1u {
-        let words = philox4x32(vec4<u32>(block / 8u, 1u, slot.layer, slot.stream), vec2<u32>(p.key_0, p.key_1));
-        signs = words[block / 2u % 4u];
+        signs = sign_bits(slot, block, vec2<u32>(p.key_0, p.key_1));
     }
     let quad = 4u * (slot.padded + block);
     pack_blocks[quad] = pack_four(slot, e, signs);
@@ -349,8 +331,8 @@ fn basis_project_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workg
     let place = basis_groups[id];
     let slot = slot_at(place.x);
     let key = vec2<u32>(p.key_0, p.key_1);
-    let start = place.z * p.chunk_blocks;
-    let end = min(start + p.chunk_blocks, slot.n_padded);
+    let start = place.z * p.chunk;
+    let end = min(start + p.chunk, slot.n_padded);
     if LAW == SIGN {
         // Eight bases to an invocation.
         let i = place.y + 8u * local;

@@ -19,6 +19,7 @@ mod roofline;
 #[cfg(feature = "sim")]
 pub mod sanitize;
 mod saved;
+mod source;
 mod suite;
 
 pub use case::{Case, Gate, Parts};
@@ -39,7 +40,7 @@ use crate::{Error, Result};
 /// The kernels that only measure.
 #[must_use]
 pub fn kernels() -> Vec<&'static Kernel> {
-    micro::KERNELS.iter().collect()
+    micro::KERNELS.iter().chain(source::KERNELS).collect()
 }
 
 /// How much of a suite to build; each level has what those before it have.

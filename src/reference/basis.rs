@@ -30,6 +30,49 @@ pub fn entry(law: Law, seed: u64, slot: &Slot, i: usize, e: usize) -> f64 {
             let bits = byte(call(seed, [e / 16, i / 8], slot.layer, stream), e);
             if bits >> (i % 8) & 1 == 1 { -1.0 } else { 1.0 }
         }
+        Law::Onehot => {
+            let words = call(seed, [e / slot.k, 0], slot.layer, stream);
+            if shuffled(e % slot.k, slot.k, words) == i { sign(seed, slot, e) } else { 0.0 }
+        }
+        Law::Srht => {
+            let words = call(seed, [0, 0], slot.layer, stream);
+            let place = shuffled(i, slot.len.next_power_of_two(), words);
+            if (e & place).count_ones() % 2 == 1 { -sign(seed, slot, e) } else { sign(seed, slot, e) }
+        }
+    }
+}
+
+/// The random sign of element `e`.
+fn sign(seed: u64, slot: &Slot, e: usize) -> f64 {
+    let words = call(seed, [e / 128, 1], slot.layer, slot.tag.stream());
+    if words[e / 32 % 4] >> (e % 32) & 1 == 1 { -1.0 } else { 1.0 }
+}
+
+/// Where `x` of the numbers below `n` comes to lie under the keys of a deck.
+#[must_use]
+pub fn shuffled(x: usize, n: usize, words: [u32; 4]) -> usize {
+    let bits = n.next_power_of_two().trailing_zeros();
+    let n_low = bits.div_ceil(2);
+    let mut x = x as u32;
+    loop {
+        let (mut low, mut high) = (x & ((1 << n_low) - 1), x >> n_low);
+        for round in 0..8 {
+            let key = words[round % 4].wrapping_add(if round < 4 { 0 } else { 0x9e37_79b9 });
+            let f = |x: u32| {
+                let g = (x ^ key).wrapping_mul(0x9e37_79b1);
+                let h = (g ^ g >> 15).wrapping_mul(0x85eb_ca77);
+                h ^ h >> 16
+            };
+            if round % 2 == 0 {
+                high ^= f(low) & ((1 << (bits / 2)) - 1);
+            } else {
+                low ^= f(high) & ((1 << n_low) - 1);
+            }
+        }
+        x = high << n_low | low;
+        if (x as usize) < n {
+            return x as usize;
+        }
     }
 }
 
@@ -61,4 +104,14 @@ pub fn project(law: Law, seed: u64, slots: &[Slot], d_out: &[f64], d_coefficient
             d_coefficients[slot.first + i] += f64::from(slot.scale) * product;
         }
     }
+}
+
+/// Numbers of one group rounded to `bits`: multiples of the largest size over `2^(bits - 1) - 1`, ties to even. NaN stays, and
+/// counts for nothing; a group below 1e-30 is one of zeros.
+#[must_use]
+pub fn rounded(x: &[f64], bits: u32) -> Vec<f64> {
+    let largest = x.iter().fold(0.0, |largest: f64, v| largest.max(v.abs()));
+    let step = largest / f64::from((1 << (bits - 1)) - 1);
+    let nearest = |v: f64| if largest < 1e-30 { 0.0 } else { (v / step).round_ties_even() * step };
+    x.iter().map(|v| if v.is_nan() { *v } else { nearest(*v) }).collect()
 }

@@ -51,3 +51,48 @@ pub fn bernoulli(shape: &[usize], p: f64, key: Key) -> Array {
     let data = units(shape.iter().product(), key).iter().map(|u| f64::from(u8::from(*u < p))).collect();
     Array::new(shape, data)
 }
+
+/// Threefry2x32-20 of Salmon, Moraes, Dror and Shaw (SC 2011).
+#[must_use]
+pub fn threefry2x32(counter: [u32; 2], key: [u32; 2]) -> [u32; 2] {
+    const ROTATIONS: [u32; 8] = [13, 15, 26, 6, 17, 29, 16, 24];
+    let keys = [key[0], key[1], 0x1BD1_1BDA ^ key[0] ^ key[1]];
+    let [mut a, mut b] = [counter[0].wrapping_add(keys[0]), counter[1].wrapping_add(keys[1])];
+    for round in 0..20 {
+        a = a.wrapping_add(b);
+        b = b.rotate_left(ROTATIONS[round % 8]) ^ a;
+        if round % 4 == 3 {
+            let step = round / 4 + 1;
+            a = a.wrapping_add(keys[step % 3]);
+            b = b.wrapping_add(keys[(step + 1) % 3]).wrapping_add(step as u32);
+        }
+    }
+    [a, b]
+}
+
+/// The hash of four words by Jarzynski and Olano (JCGT 2020).
+#[must_use]
+pub fn pcg4d(words: [u32; 4]) -> [u32; 4] {
+    let mut v = words.map(|w| w.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
+    let mix = |v: &mut [u32; 4]| {
+        for (to, a, b) in [(0, 1, 3), (1, 2, 0), (2, 0, 1), (3, 1, 2)] {
+            v[to] = v[to].wrapping_add(v[a].wrapping_mul(v[b]));
+        }
+    };
+    mix(&mut v);
+    v = v.map(|w| w ^ w >> 16);
+    mix(&mut v);
+    v
+}
+
+#[cfg(test)]
+mod tests {
+    use super::threefry2x32;
+
+    // The known answers published with the algorithm.
+    #[test]
+    fn threefry_known_answers() {
+        assert_eq!(threefry2x32([0; 2], [0; 2]), [0x6b20_0159, 0x99ba_4efe]);
+        assert_eq!(threefry2x32([u32::MAX; 2], [u32::MAX; 2]), [0x1cb9_96fc, 0xbb00_2be7]);
+    }
+}

@@ -177,6 +177,12 @@ const GUARDS: &[(&str, &str, Option<Check>, &str)] = &[
     ("atomics_fwd", "i >= p.n", None, "counts on, in words that exist"),
     ("view_colour_fwd", "(JITTER | GREY)", None, "views whose colours stay are written as they were"),
     ("view_rows_fwd", "& BLUR)", None, "rows of views that are not blurred are not read"),
+    ("basis_hadamard_fwd", "unit >= slot", Some(Check::StorageRace), "blocks past a slot's are the next one's"),
+    ("basis_spread_fwd", "block >= slot", Some(Check::StorageRace), "blocks past a slot's are the next one's"),
+    ("basis_onehot_form_fwd", "e >= slot.len", None, "elements past the last are not stored anyway"),
+    ("basis_srht_form_fwd", "e >= slot.len", None, "elements past the last are not stored anyway"),
+    ("basis_onehot_project_fwd", "first >= slot.k", None, "coefficients past the last are not stored anyway"),
+    ("basis_onehot_project_fwd", "first + j < slot.k", Some(Check::StorageRace), "the next chunk's sums lie behind"),
     ("select_groups_fwd", "is_tie[j]", Some(Check::StorageRace), "ties past the last go where others are put"),
 ];
 

@@ -3,6 +3,7 @@
 mod attention;
 mod augment;
 mod bank;
+mod basis;
 mod conv;
 mod elementwise;
 mod gather;
@@ -33,6 +34,7 @@ const FAMILIES: &[(&str, Build)] = &[
     ("attention", attention::cases),
     ("augment", augment::cases),
     ("bank", bank::cases),
+    ("basis", basis::cases),
     ("conv", conv::cases),
     ("elementwise", elementwise::cases),
     ("gather", gather::cases),

@@ -15,25 +15,42 @@
 //! | `uniform8` | call `(e / 16, i)`, byte `e % 4` of word `e / 4 % 4` | `(2 v - 255) / 256` | 1/3 |
 //! | `uniform24` | call `(e / 4, i)`, word `e % 4` | `(2 (w >> 8) + 1 - 2^24) / 2^24` | 1/3 |
 //! | `sign` | call `(e / 16, i / 8)`, bit `i % 8` of the byte of `uniform8` | 1 is minus | 1 |
+//! | `onehot` | a shuffle of each deck of `k` elements, and signs | the sign if `shuffle(e % k) = i`, else 0 | 1/k |
+//! | `srht` | a shuffle of the places below the next power of two of the slot's length, and signs | the sign times `(-1)^popcount(e & shuffle(i))` | 1 |
+//!
+//! Of the last two, the sign of element `e` is bit `e % 32` of word `e / 32 % 4` of call `(e / 128, 1)`, and `sign` is -1 where
+//! that is 1. A shuffle of `n` numbers is a Feistel network on `b` bits, of which `2^b` is the next power of two of `n`: eight
+//! rounds, in which the upper `b / 2` bits and the lower ones take turns, `upper ^= F(lower)` first, and what is not below `n` goes
+//! through again. Round `r` has the key `K = w[r % 4]`, in the last four rounds plus `0x9e3779b9`, of the words `w` of call
+//! `(d, 0)`: `d` is the deck, `e / k`, and 0 for `srht`. `F(x)` is the low bits of `h ^ h >> 16`, where
+//! `h = (g ^ g >> 15) * 0x85ebca77` and `g = (x ^ K) * 0x9e3779b1`, in 32 bits.
+//!
+//! `onehot` is balanced: each coefficient has one element of each deck. Forming and projecting takes `O(len)`, and `O(len log
+//! len)` for `srht`, whatever `k`; the other laws take `O(k len)`.
 //!
 //! The fixed basis `A0` of a slot is `uniform8` of basis 0 in the stream [`crate::philox::stream::BASIS_FIXED`], whatever the
 //! law.
 
 mod mixture;
+mod rounding;
 
 pub use mixture::Mixture;
+pub use rounding::Rounding;
 
 use super::random::RNG;
 use crate::philox::stream;
 use crate::runtime::{
     Bind::{self, Read, Write},
-    INDEX, Kernel,
+    Common, INDEX, Kernel,
 };
 use crate::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
 
 const SOURCE: &str = include_str!("../../../shaders/basis.wgsl");
+const SPARSE_SOURCE: &str = include_str!("../../../shaders/basis_sparse.wgsl");
+/// What both have.
+pub(crate) const SHARED: Common = Common { name: "basis", source: include_str!("../../../shaders/common/basis.wgsl") };
 
 /// Elements of a block: what one call gives of `uniform8`.
 const BLOCK: usize = 16;
@@ -51,13 +68,19 @@ struct BasisParams {
     row_coefficients: u32,
     n_places: u32,
     row_out: u32,
-    chunk_blocks: u32,
+    chunk: u32,
+    pass_bit: u32,
 }
 
 const fn kernel(entry: &'static str, binds: &'static [Bind]) -> Kernel {
-    Kernel::new("basis", entry, SOURCE, binds).commons(&[INDEX, RNG]).params::<BasisParams>()
+    Kernel::new("basis", entry, SOURCE, binds).commons(&[INDEX, RNG, SHARED]).params::<BasisParams>()
 }
 
+const fn sparse_kernel(entry: &'static str, binds: &'static [Bind]) -> Kernel {
+    Kernel::new("basis_sparse", entry, SPARSE_SOURCE, binds).commons(&[INDEX, RNG, SHARED]).params::<BasisParams>()
+}
+
+const LANES: (&str, &[u32]) = ("LANES", &[8, 64]);
 const LAWS: (&str, &[u32]) = ("LAW", &[0, 1, 2]);
 
 const FORM_FWD: Kernel = kernel("basis_form_fwd", &[Read, Read, Read, Read, Write]).overrides(&[
@@ -66,12 +89,31 @@ const FORM_FWD: Kernel = kernel("basis_form_fwd", &[Read, Read, Read, Read, Writ
     ("SPLIT", &[1, 16]),
 ]);
 const PACK_FWD: Kernel = kernel("basis_pack_fwd", &[Read, Read, Read, Write]).overrides(&[("SIGNED", &[0, 1])]);
-const PROJECT_FWD: Kernel =
-    kernel("basis_project_fwd", &[Read, Read, Read, Write]).overrides(&[LAWS, ("LANES", &[8, 64])]);
+const PROJECT_FWD: Kernel = kernel("basis_project_fwd", &[Read, Read, Read, Write]).overrides(&[LAWS, LANES]);
 const SUM_FWD: Kernel = kernel("basis_sum_fwd", &[Read, Read, Read, Write]);
 
+const ONEHOT_FORM_FWD: Kernel = sparse_kernel("basis_onehot_form_fwd", &[Read, Read, Read, Read, Write]);
+const ONEHOT_PROJECT_FWD: Kernel =
+    sparse_kernel("basis_onehot_project_fwd", &[Read, Read, Read, Write]).overrides(&[LANES]);
+const SPREAD_FWD: Kernel = sparse_kernel("basis_spread_fwd", &[Read, Read, Read, Write]);
+const HADAMARD_FWD: Kernel = sparse_kernel("basis_hadamard_fwd", &[Read, Read, Write]);
+const SRHT_FORM_FWD: Kernel = sparse_kernel("basis_srht_form_fwd", &[Read, Read, Read, Read, Write]);
+const SRHT_PROJECT_FWD: Kernel = sparse_kernel("basis_srht_project_fwd", &[Read, Read, Read, Write]);
+
 /// The kernels of this family.
-pub const KERNELS: &[Kernel] = &[FORM_FWD, PACK_FWD, PROJECT_FWD, SUM_FWD];
+pub const KERNELS: &[Kernel] = &[
+    FORM_FWD,
+    PACK_FWD,
+    PROJECT_FWD,
+    SUM_FWD,
+    ONEHOT_FORM_FWD,
+    ONEHOT_PROJECT_FWD,
+    SPREAD_FWD,
+    HADAMARD_FWD,
+    SRHT_FORM_FWD,
+    SRHT_PROJECT_FWD,
+    rounding::ROUNDING_FWD,
+];
 
 /// The law that the entries of a basis follow; the module's page has each one's counters and variance.
 ///
@@ -87,19 +129,24 @@ pub enum Law {
     Uniform24,
     /// 1 or -1
     Sign,
+    /// Each element takes one coefficient, with a random sign
+    Onehot,
+    /// Rows of a Hadamard matrix under random signs
+    Srht,
 }
 
 impl Law {
     /// Every law.
-    pub const ALL: [Self; 3] = [Self::Uniform8, Self::Uniform24, Self::Sign];
+    pub const ALL: [Self; 5] = [Self::Uniform8, Self::Uniform24, Self::Sign, Self::Onehot, Self::Srht];
 
     /// The variance of an entry of one of `k` bases.
     #[must_use]
-    pub fn variance(self, _k: usize) -> f64 {
+    pub fn variance(self, k: usize) -> f64 {
         match self {
             Self::Uniform8 => (65_536.0 - 1.0) / 65_536.0 / 3.0,
             Self::Uniform24 => 1.0 / 3.0,
-            Self::Sign => 1.0,
+            Self::Sign | Self::Srht => 1.0,
+            Self::Onehot => 1.0 / k.max(1) as f64,
         }
     }
 
@@ -108,6 +155,8 @@ impl Law {
             Self::Uniform8 => "uniform8",
             Self::Uniform24 => "uniform24",
             Self::Sign => "sign",
+            Self::Onehot => "onehot",
+            Self::Srht => "srht",
         }
     }
 }

@@ -1,0 +1,5 @@
+//! Mixtures of random bases.
+
+fn main() -> leanvision::Result<()> {
+    leanvision::bench::family_main("basis")
+}
