@@ -15,6 +15,7 @@ mod page;
 mod pages;
 mod pipeline;
 mod pipeline_ssl;
+mod pipeline_text;
 mod roofline;
 #[cfg(feature = "sim")]
 pub mod sanitize;

