@@ -21,18 +21,23 @@ fn slot_at(i: u32) -> Slot {
 
 // ---- draws ----
 // Philox4x32-10 for the counter (block, basis, layer, stream). Two of its rounds depend, word by word, on the block alone or on
-// the basis alone: a third of the products is done once for all bases, or for all blocks.
+// the basis alone, so five of the twenty products are done once for all bases, or for all blocks.
+struct OfSlot { basis: u32, block: u32, stream: u32 }
 struct OfBlock { low: u32, next: u32, product: vec2<u32> }
 
-fn of_block(block: u32, layer: u32, stream: u32, key: vec2<u32>) -> OfBlock {
-    let x = mul_wide(0xD2511F53u, block);
-    let z = mul_wide(0xCD9E8D57u, layer);
-    let next = mul_wide(0xCD9E8D57u, x.x ^ stream ^ key.y);
-    return OfBlock(x.y, next.y, mul_wide(0xD2511F53u, next.x ^ z.y ^ (key.x + PHILOX_STEP.x)));
+fn of_slot(slot: Slot, key: vec2<u32>) -> OfSlot {
+    let layer = mul_wide(0xCD9E8D57u, slot.layer);
+    return OfSlot(layer.x ^ key.x, layer.y ^ (key.x + PHILOX_STEP.x), slot.stream ^ key.y);
 }
 
-fn of_basis(basis: u32, layer: u32, key: vec2<u32>) -> vec2<u32> {
-    return mul_wide(0xD2511F53u, mul_wide(0xCD9E8D57u, layer).x ^ basis ^ key.x);
+fn of_block(block: u32, slot: OfSlot) -> OfBlock {
+    let x = mul_wide(0xD2511F53u, block);
+    let next = mul_wide(0xCD9E8D57u, x.x ^ slot.stream);
+    return OfBlock(x.y, next.y, mul_wide(0xD2511F53u, next.x ^ slot.block));
+}
+
+fn of_basis(basis: u32, slot: OfSlot) -> vec2<u32> {
+    return mul_wide(0xD2511F53u, basis ^ slot.basis);
 }
 
 fn draw(block: OfBlock, basis: vec2<u32>, key: vec2<u32>) -> vec4<u32> {
@@ -131,27 +136,28 @@ fn form_bases(sums: ptr<function, Sums>, slot: Slot, block: u32, slice: u32) {
     let p = basis_params;
     let key = vec2<u32>(p.key_0, p.key_1);
     let to = min(slot.k, p.to_basis);
+    let slot_words = of_slot(slot, key);
     if LAW == UNIFORM8 {
-        let here = of_block(block, slot.layer, slot.stream, key);
+        let here = of_block(block, slot_words);
         for (var i = p.from_basis + slice; i < to; i += SPLIT) {
-            let words = draw(here, of_basis(i, slot.layer, key), key);
+            let words = draw(here, of_basis(i, slot_words), key);
             sums_plus(sums, coefficients_at(slot.first + i) * 0.0078125, block_of_bytes(words));
         }
     } else if LAW == UNIFORM24 {
-        let here_a = of_block(4u * block, slot.layer, slot.stream, key);
-        let here_b = of_block(4u * block + 1u, slot.layer, slot.stream, key);
-        let here_c = of_block(4u * block + 2u, slot.layer, slot.stream, key);
-        let here_d = of_block(4u * block + 3u, slot.layer, slot.stream, key);
+        let here_a = of_block(4u * block, slot_words);
+        let here_b = of_block(4u * block + 1u, slot_words);
+        let here_c = of_block(4u * block + 2u, slot_words);
+        let here_d = of_block(4u * block + 3u, slot_words);
         for (var i = p.from_basis + slice; i < to; i += SPLIT) {
-            let basis = of_basis(i, slot.layer, key);
+            let basis = of_basis(i, slot_words);
             let x = Block(word_values(draw(here_a, basis, key)), word_values(draw(here_b, basis, key)),
                           word_values(draw(here_c, basis, key)), word_values(draw(here_d, basis, key)));
             sums_plus(sums, coefficients_at(slot.first + i), x);
         }
     } else {
-        let here = of_block(block, slot.layer, slot.stream, key);
+        let here = of_block(block, slot_words);
         for (var i = p.from_basis + 8u * slice; i < to; i += 8u * SPLIT) {
-            let words = draw(here, of_basis(i / 8u, slot.layer, key), key);
+            let words = draw(here, of_basis(i / 8u, slot_words), key);
             form_bit(sums, slot, words, i, 0u, to);
             form_bit(sums, slot, words, i, 1u, to);
             form_bit(sums, slot, words, i, 2u, to);
@@ -331,15 +337,16 @@ fn basis_project_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workg
     let place = basis_groups[id];
     let slot = slot_at(place.x);
     let key = vec2<u32>(p.key_0, p.key_1);
+    let slot_words = of_slot(slot, key);
     let start = place.z * p.chunk;
     let end = min(start + p.chunk, slot.n_padded);
     if LAW == SIGN {
         // Eight bases to an invocation.
         let i = place.y + 8u * local;
-        let basis = of_basis(i / 8u, slot.layer, key);
+        let basis = of_basis(i / 8u, slot_words);
         var sums = array<vec4<f32>, 2>();
         for (var block = start; block < end; block++) {
-            let words = draw(of_block(block, slot.layer, slot.stream, key), basis, key);
+            let words = draw(of_block(block, slot_words), basis, key);
             let x = project_block(slot, block);
             var here = array<vec4<f32>, 2>();
             signed8_of4(&here, x.a, words.x);
@@ -357,20 +364,20 @@ fn basis_project_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workg
     }
     // Two bases to an invocation, so that what is the same for all bases is done half as often.
     let i = place.y + local;
-    let basis = of_basis(i, slot.layer, key);
-    let next = of_basis(i + LANES, slot.layer, key);
+    let basis = of_basis(i, slot_words);
+    let next = of_basis(i + LANES, slot_words);
     var sums = vec2<f32>();
     for (var block = start; block < end; block++) {
         let x = project_block(slot, block);
         if LAW == UNIFORM8 {
-            let here = of_block(block, slot.layer, slot.stream, key);
+            let here = of_block(block, slot_words);
             sums += vec2<f32>(block_dot(x, block_of_bytes(draw(here, basis, key))),
                               block_dot(x, block_of_bytes(draw(here, next, key)))) * 0.0078125;
         } else {
-            let a = of_block(4u * block, slot.layer, slot.stream, key);
-            let b = of_block(4u * block + 1u, slot.layer, slot.stream, key);
-            let c = of_block(4u * block + 2u, slot.layer, slot.stream, key);
-            let d = of_block(4u * block + 3u, slot.layer, slot.stream, key);
+            let a = of_block(4u * block, slot_words);
+            let b = of_block(4u * block + 1u, slot_words);
+            let c = of_block(4u * block + 2u, slot_words);
+            let d = of_block(4u * block + 3u, slot_words);
             let u = Block(word_values(draw(a, basis, key)), word_values(draw(b, basis, key)),
                           word_values(draw(c, basis, key)), word_values(draw(d, basis, key)));
             let v = Block(word_values(draw(a, next, key)), word_values(draw(b, next, key)),

@@ -46,7 +46,7 @@ fn source_drawn_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgr
 }
 
 @group(0) @binding(0) var<storage, read> stored_coefficients: array<f32>;           // [k]
-@group(0) @binding(1) var<storage, read> stored_bases: array<Elem4>;                // [k, n / 4]
+@group(0) @binding(1) var<storage, read> stored_bases: array<Elem4>;                // [n / 256, k, 64]: in the order of reading
 @group(0) @binding(2) var<storage, read_write> stored_out: array<vec4<f32>>;        // [n / 4]
 
 @compute @workgroup_size(WG_SIZE)
@@ -59,7 +59,7 @@ fn source_stored_fwd(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workg
     }
     var sum = vec4<f32>();
     for (var i = 0u; i < p.k; i++) {
-        sum = fma(vec4<f32>(stored_coefficients[i]), vec4<f32>(stored_bases[i * (p.n / 4u) + quad]), sum);
+        sum = fma(vec4<f32>(stored_coefficients[i]), vec4<f32>(stored_bases[(quad / WG_SIZE * p.k + i) * WG_SIZE + local]), sum);
     }
     stored_out[quad] = sum;
 }

@@ -111,7 +111,8 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
         let (c, off) = (c.clone(), off.clone());
         let make = move || {
             let (c, off) = (c.clone(), off.clone());
-            let bases = cast(&uniform(c.runtime(), &[k, n], -1.0, 1.0, STORED)?, dtype)?;
+            let bases =
+                cast(&uniform(c.runtime(), &[n.div_ceil(4 * WG_SIZE), k, 4 * WG_SIZE], -1.0, 1.0, STORED)?, dtype)?;
             let run = move || {
                 let out = Tensor::empty(c.runtime(), &[n], DType::F32)?;
                 c.runtime()
@@ -125,10 +126,10 @@ pub(super) fn cases(runtime: &Runtime, level: Level) -> Result<Vec<Case>> {
                 Ok(out)
             };
             let entry = move |i: usize, e: usize| {
-                let value =
-                    2.0 * f64::from(
-                        Philox::new(STORED.seed, STORED.stream, STORED.step).at((i * n + e) as u64).uniform_f32(),
-                    ) - 1.0;
+                let element = (e / (4 * WG_SIZE) * k + i) * 4 * WG_SIZE + e % (4 * WG_SIZE);
+                let value = 2.0
+                    * f64::from(Philox::new(STORED.seed, STORED.stream, STORED.step).at(element as u64).uniform_f32())
+                    - 1.0;
                 if dtype == DType::F16 { half::f16::from_f64(value).to_f64() } else { value }
             };
             Ok(Parts::new(run, move |out| off(out, &entry)))

@@ -385,8 +385,8 @@ fn micro() -> Vec<CapturedLaunch> {
             "empty_fwd" => &[],
             // Four bases of 201 elements, in whole blocks or vec4.
             "source_drawn_fwd" => &[4, 208],
-            "source_stored_fwd" if types[0] == DType::F16 => &[4, 402, 204],
-            "source_stored_fwd" => &[4, 804, 204],
+            "source_stored_fwd" if types[0] == DType::F16 => &[4, 512, 204],
+            "source_stored_fwd" => &[4, 1024, 204],
             _ => &[4 * n, 4 * n],
         };
         assert_eq!(n_words.len(), kernel.binds.len());
