@@ -6,7 +6,8 @@
 # make bench-peers        the same work beside burn on the same adapter and candle on the CPU, in turns (builds both: half an hour)
 # make bench-classify     top-1 of the published networks on all their test images (needs LEANVISION_DATA)
 # make bench-train        a ResNet-20 of half width trained on real images, to over 50 % top-1 (needs LEANVISION_DATA)
-# make bench-ssl        self-supervised learning and distillation on real images, held to what they must reach (needs LEANVISION_DATA; 40 minutes)
+# make bench-ssl          self-supervised learning and distillation on real images, held to what they must reach (needs LEANVISION_DATA; 40 minutes)
+# make bench-finetune     adapters trained on real images and texts, held to what they must reach (needs LEANVISION_DATA; 70 minutes)
 # make lint               format, lints, documentation
 
 # Real images and trained networks, where there are any; tests that need them say when they are absent.
@@ -22,7 +23,7 @@ ifndef XDG_RUNTIME_DIR
 export NODEVICE_SELECT ?= 1
 endif
 
-.PHONY: demo test test-portability sanitize bench bench-peers bench-classify bench-train bench-ssl lint setup
+.PHONY: demo test test-portability sanitize bench bench-peers bench-classify bench-train bench-ssl bench-finetune lint setup
 
 setup:
 	@bash .ci/setup.sh
@@ -55,6 +56,9 @@ bench-train: setup
 
 bench-ssl: setup
 	@bash .ci/bench-ssl.sh
+
+bench-finetune: setup
+	@bash .ci/bench-finetune.sh
 
 lint:
 	cargo fmt --check

@@ -37,6 +37,8 @@ pub mod stream {
     pub const BANK: u32 = 16;
     /// Which images keep their label where few do; the step is the class.
     pub const FEW_LABELS: u32 = 20;
+    /// Images of each class that few-shot learning sees; the step is the class.
+    pub const FEW_SHOTS: u32 = 21;
     /// Which texts are to judge by.
     pub const TEXT_SPLIT: u32 = 22;
     /// Draws of the next token of a text; the step is the number of tokens in front.
@@ -50,6 +52,10 @@ pub mod stream {
     pub const BASIS_B: u32 = 26;
     /// Bases of whole weights.
     pub const BASIS_DENSE: u32 = 27;
+    /// Which images of a set without halves are held out; the step is the class.
+    pub const HOLDOUT: u32 = 28;
+    /// First values of adapters and new heads; the step is the tensor.
+    pub const ADAPTER: u32 = 29;
 }
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

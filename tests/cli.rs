@@ -2,6 +2,8 @@
 
 #[path = "cli/demo.rs"]
 mod demo;
+#[path = "cli/finetune.rs"]
+mod finetune;
 #[path = "cli/gpubench.rs"]
 mod gpubench;
 #[path = "cli/gpubench_reports.rs"]

@@ -14,6 +14,7 @@ mod micro;
 mod page;
 mod pages;
 mod pipeline;
+mod pipeline_finetune;
 mod pipeline_ssl;
 mod pipeline_text;
 mod roofline;

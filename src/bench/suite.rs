@@ -10,9 +10,8 @@ use super::config::all_families;
 use super::figures::{Peaks, Quality, Row};
 use super::micro::{self, MICRO};
 use super::pipeline::{self, PIPELINE};
-use super::pipeline_ssl;
-use super::pipeline_text;
 use super::{By, Case, Level, SuiteFlags, kernel};
+use super::{pipeline_finetune, pipeline_ssl, pipeline_text};
 use crate::report::{Progress, Table, number};
 use crate::runtime::{DeviceProfile, Runtime, Tuned, list_devices};
 use crate::tensor::DType;
@@ -148,6 +147,7 @@ fn build(runtime: &Runtime, family: &str, level: Level) -> Result<Vec<Case>> {
             let mut cases = pipeline::cases(runtime, level)?;
             cases.extend(pipeline_ssl::cases(runtime, level)?);
             cases.extend(pipeline_text::cases(runtime, level)?);
+            cases.extend(pipeline_finetune::cases(runtime, level)?);
             Ok(cases)
         }
         _ => kernel::cases(runtime, family, level),

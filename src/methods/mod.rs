@@ -2,8 +2,10 @@
 
 pub mod classify;
 pub mod demo;
+pub mod finetune;
 mod images;
 mod network;
+mod score;
 pub mod ssl;
 pub mod training;
 

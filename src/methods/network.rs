@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use serde::de::IntoDeserializer;
+use serde::{Deserialize, Serialize};
 
 use crate::data::Normalize;
 use crate::data::images::CIFAR_10;
@@ -14,7 +14,8 @@ use crate::ops::elementwise::from_bytes;
 use crate::{DType, Error, Result, Runtime, Tensor};
 
 /// What the names and shapes of weights leave open.
-#[derive(Debug, Clone, Default, clap::Args, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize)]
+#[serde(default)]
 pub struct NetworkFlags {
     /// Name of the network, where the weights leave it open or to hold them against it: resnet20, `deit_tiny`
     #[arg(long, value_name = "NAME")]

@@ -25,7 +25,7 @@ pub enum Branch {
         /// Factor.
         scale: f32,
     },
-    /// `g * ((d * (x a)) b)` (`VeRA`: Kopiczko et al. 2023, arXiv 2310.11454).
+    /// `g * ((d * (x a)) b)` (VeRA: Kopiczko et al. 2023, arXiv 2310.11454).
     Scaled {
         /// `[n_in, r]`.
         a: Tensor,
@@ -180,6 +180,22 @@ impl Model {
             params[i] = with_deltas(&params[i], parts)?;
         }
         Ok(self.beside(params.into(), Beside::default()))
+    }
+
+    /// The low-rank factors beside each of these layers, and what their product counts: `[n_in, r]`, `[r, n_out]`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a layer without such a branch.
+    pub fn factors(&self, sites: &[Site]) -> Result<Vec<(Tensor, Tensor, f32)>> {
+        let of = |site: &Site| {
+            let parts = self.beside.branches(site.weight).unwrap_or_default();
+            match parts.iter().find(|(columns, _)| *columns == site.columns) {
+                Some((_, Branch::LowRank { a, b, scale })) => Ok((a.clone(), b.clone(), *scale)),
+                Some((_, Branch::Scaled { a, b, d, g })) => Ok((mul(a, d)?, mul(b, g)?, 1.0)),
+                _ => Err(Error::argument("factors", format!("{} has no low-rank branch", site.name))),
+            }
+        };
+        sites.iter().map(of).collect()
     }
 
     fn is_linear(&self, weight: ParamId) -> bool {

@@ -5,7 +5,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod branch;
 mod classify;
+mod finetune;
 mod formula;
 mod half;
 mod models;

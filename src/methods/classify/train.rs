@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
 use super::config::{Augment, TrainConfig};
-use super::eval::judge;
 use crate::data::{self, ImageSet, Normalize, Split, Wanted};
 use crate::methods::images::usual_batch;
+use crate::methods::score::judge;
 use crate::methods::training::{
     EmaCourse, Outcome, Pixels, RESIDENT_BYTES, Recipe, Start, TrainFlags, Trainer, given, refuse_old_run, scale_shift,
     settled_before, to_value,

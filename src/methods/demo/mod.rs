@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::bench::{self, Level, SuiteFlags};
 use crate::data::{ImageSet, Split, shapes};
 use crate::methods::classify::{Augment, TrainConfig, TrainReport, TrainRun};
+use crate::methods::finetune::{self, FinetuneReport, FinetuneRun, TrainConfig as FinetuneConfig};
 use crate::methods::ssl::{Method, PretrainConfig, SharedFlags, SslReport, SslRun, views_sheet};
 use crate::methods::training::TrainFlags;
 use crate::nn::{Model, ModelSpec, untrained};
@@ -20,7 +21,7 @@ use crate::report::{CommonFlags, Lines, Page, Run, Table, grouped, number, sheet
 use crate::{DType, Result, Runtime, Tensor};
 
 /// Binaries, what they do, and a line to try.
-const BINARIES: [[&str; 3]; 4] = [
+const BINARIES: [[&str; 3]; 5] = [
     [
         "classify",
         "training of networks, accuracy and guesses of trained ones; what one is and costs",
@@ -31,12 +32,20 @@ const BINARIES: [[&str; 3]; 4] = [
         "representation learning without labels, distillation into small networks, features of pictures",
         SSL_COMMAND,
     ],
+    [
+        "finetune",
+        "adaptation of frozen networks with few numbers: NOLA, PRANC, LoRA, VeRA and others",
+        FINETUNE_COMMAND,
+    ],
     ["gpubench", "speed of this machine, kernel by kernel", "cargo run --release --bin gpubench -- run --suite quick"],
     ["demo", "this tour", "cargo run --release"],
 ];
 
 /// A line of `ssl` to try.
 const SSL_COMMAND: &str = "cargo run --release --bin ssl -- pretrain --method msf --arch resnet18 --width 0.25 --data shapes --epochs 2 --show-views --out out/ssl";
+
+/// A line of `finetune` to try.
+const FINETUNE_COMMAND: &str = "cargo run --release --bin finetune -- train --base resnet20 --method nola --data shapes --epochs 10 --out out/finetune";
 
 /// Pictures that the tour learns from without labels.
 const SSL_IMAGES: usize = 600;
@@ -107,6 +116,16 @@ pub fn run(
     page.lines(&lines);
     page.command(SSL_COMMAND);
 
+    let adapted = adaptation(runtime, config)?;
+    say(&adapted.text)?;
+    page.heading("Few numbers");
+    page.text(&adapted.text);
+    let mut lines = Lines::new("step", "NOLA's loss");
+    let losses = adapted.report.seeds.iter().flat_map(|seed| &seed.outcome.losses);
+    lines.line("loss", losses.map(|&(step, loss)| (step as f64, loss)));
+    page.lines(&lines);
+    page.command(FINETUNE_COMMAND);
+
     let flags = SuiteFlags { suite: Level::Quick, family: ["conv", "matmul"].map(Into::into).to_vec() };
     let report = bench::run(runtime, &flags, config.common.quiet)?;
     // The rows that set the peaks stand in a line of their own.
@@ -128,7 +147,8 @@ pub fn run(
     report.verdict()?;
     let figures = json!({
         "images": N_IMAGES, "edges_ms": ms, "network": network.name, "network_ms": network.ms, "top1": network.top1,
-        "training": training.report, "ssl": learned.report, "bench": report,
+        "training": training.report, "ssl": learned.report, "finetune": adapted.report,
+        "bench": report,
     });
     Ok((page, figures))
 }
@@ -287,6 +307,51 @@ fn representation(runtime: &Runtime, config: &Config) -> Result<Learned> {
         number(figure("purity")),
     );
     Ok(Learned { text, set, recipes, report })
+}
+
+/// What a few numbers came to.
+struct Adapted {
+    text: String,
+    report: FinetuneReport,
+}
+
+/// A network of random weights that nobody stores, with what some hundred numbers make of it in seconds.
+fn adaptation(runtime: &Runtime, config: &Config) -> Result<Adapted> {
+    let flags = FinetuneConfig {
+        base: Some("resnet8".into()),
+        method: Some(finetune::Method::Nola),
+        k: Some(32),
+        augment: Some(Augment::None),
+        label_smoothing: Some(0.0),
+        train: TrainFlags {
+            steps: Some(100),
+            batch: Some(32),
+            lr: Some(0.02),
+            log_every: 5,
+            checkpoint_every: u64::MAX,
+            ..TrainFlags::default()
+        },
+        ..FinetuneConfig::default()
+    };
+    let nowhere = CommonFlags { out: None, json: None, ..config.common.clone() };
+    let seed = config.common.seed;
+    let (train, test) = (pair(8_000, seed, Split::Train)?, pair(1_000, seed, Split::Test)?);
+    let names = train.class_names.join(" from ");
+    let report = FinetuneRun::on(&flags, &nowhere, train, test)?.run(runtime, true)?;
+    let outcome = report.seeds.first().map(|seed| &seed.outcome);
+    let text = format!(
+        "The same task with weights that stay random: NOLA trains {} numbers, norms and head included, where the network has {}; \
+         everything else follows from one seed, random bases are made in the kernel that reads them, {} million entries a second. \
+         Behind {} steps in {} s it tells {names} in {} % of {} pictures.",
+        grouped(report.trainable_with_head),
+        grouped(ModelSpec::by_name("resnet8")?.plan().params.n_trained()),
+        number(report.basis_draws_per_s.unwrap_or_default() / 1e6),
+        outcome.map_or(0, |o| o.steps),
+        number(outcome.map_or(0.0, |o| o.seconds)),
+        number(report.accuracy_mean.unwrap_or_default()),
+        report.n_test,
+    );
+    Ok(Adapted { text, report })
 }
 
 /// The images as numbers in 0..1, `[n, h, w, c]`.
