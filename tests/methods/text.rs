@@ -90,6 +90,51 @@ fn logits_are_those_of_the_reference() {
 }
 
 #[test]
+fn classes_are_read_off_the_right_tokens() {
+    let Some(runtime) = runtime() else { return };
+    let mean = TextSpec { pool: TextPool::Mean, pooler: false, ..bert() };
+    for (name, spec) in [("gpt2, last", gpt2()), ("bert, first", bert()), ("bert, mean", mean)] {
+        let (model, weights) = model_of(&runtime, &spec, 11);
+        let texts = texts(spec.vocab);
+        let (features, _) = reference_tokens(model.plan(), &weights, &slices(&texts), None).unwrap();
+        let width = spec.width;
+        let of = |name: &str| {
+            let at = model.plan().params.iter().position(|p| p.name == name);
+            at.and_then(|at| weights.iter().nth(at)).map(|w| w.iter().map(|v| f64::from(*v)).collect::<Vec<_>>())
+        };
+        let linear = |layer: &str, x: &[f64]| -> Option<Vec<f64>> {
+            let weight = of(&format!("{layer}.weight"))?;
+            let bias = of(&format!("{layer}.bias")).unwrap_or_else(|| vec![0.0; weight.len() / width]);
+            let rows = weight.chunks(width).zip(bias);
+            Some(rows.map(|(w, b)| b + w.iter().zip(x).map(|(w, x)| w * x).sum::<f64>()).collect())
+        };
+        let (mut want, mut start) = (Vec::new(), 0);
+        for text in &texts {
+            let rows: Vec<&[f64]> = features.data.chunks(width).skip(start).take(text.len()).collect();
+            start += text.len();
+            let mut x: Vec<f64> = match spec.pool {
+                TextPool::First => rows[0].to_vec(),
+                TextPool::Last => rows[rows.len() - 1].to_vec(),
+                TextPool::Mean => {
+                    (0..width).map(|i| rows.iter().map(|r| r[i]).sum::<f64>() / rows.len() as f64).collect()
+                }
+            };
+            if let Some(pooled) = linear("pooler.dense", &x) {
+                x = pooled.into_iter().map(f64::tanh).collect();
+            }
+            want.extend(linear(if spec.causal { "score" } else { "classifier" }, &x).unwrap());
+        }
+        let batch = TokenBatch::of(&runtime, &slices(&texts)).unwrap();
+        let got = f64s(&model.text_class_logits(&batch).unwrap());
+        compare(&got, &want, tolerance(&want, 1e-5)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let headless = ModelSpec::from(TextSpec { classes: None, ..spec });
+        let rest = weights.first(&headless.plan().params).unwrap();
+        let headless = Model::new(&runtime, &headless, &rest).unwrap();
+        assert!(headless.text_class_logits(&batch).unwrap_err().to_string().contains("no head for classes"));
+    }
+}
+
+#[test]
 fn padding_changes_no_text() {
     let Some(runtime) = runtime() else { return };
     for (name, spec) in models() {
