@@ -142,8 +142,8 @@ fn padding_changes_no_text() {
         let texts = texts(spec.vocab);
         let exact = TokenBatch::of(&runtime, &slices(&texts)).unwrap();
         let want = f64s(&model.token_features(&exact).unwrap());
-        // Room for 6 texts of 50 tokens, none past 14: two are empty, 17 tokens of padding in sequences of 14 and 3.
-        let roomy = TokenBatch::new(&runtime, 6, 50, 14).unwrap();
+        // Room for 6 texts of 600 tokens, none past 14: two are empty, the padding is in sequences no longer than texts.
+        let roomy = TokenBatch::new(&runtime, 6, 600, 14).unwrap();
         let all: Vec<Text<'_>> = texts.iter().map(|ids| Text { ids, loss_from: 1 }).collect();
         assert_eq!(roomy.fill(&all, None).unwrap(), 33 - 4);
         let got = f64s(&model.token_features(&roomy).unwrap());
