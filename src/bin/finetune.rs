@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use leanvision::Error;
-use leanvision::methods::finetune::{Command, Config, Evaluation, FinetuneRun, export};
+use leanvision::methods::finetune::{Command, Config, Evaluation, FinetuneRun, compress, export, serve_bench};
 use leanvision::report::{Run, keep_hints, run_binary};
 
 fn main() -> ExitCode {
@@ -15,7 +15,7 @@ fn run(config: &Config) -> anyhow::Result<String> {
     let common = &config.common;
     let out = Run::check(common)?;
     let Some(command) = &config.command else {
-        return Err(Error::Input("a command is needed: train, eval or export".into()).into());
+        return Err(Error::Input("a command is needed: train, eval, export, compress or serve-bench".into()).into());
     };
     // Files and flags are judged before a device is opened.
     match command {
@@ -40,6 +40,18 @@ fn run(config: &Config) -> anyhow::Result<String> {
             let runtime = common.open()?;
             out.describe("finetune export", common, to, &runtime)?;
             let report = export(&runtime, to, folder).context("finetune export")?;
+            finish(&report, &report, out, &runtime)
+        }
+        Command::ServeBench(serve) => {
+            let runtime = common.open()?;
+            out.describe("finetune serve-bench", common, serve, &runtime)?;
+            let report = serve_bench(&runtime, serve, common.seed).context("finetune serve-bench")?;
+            finish(&report, &report, out, &runtime)
+        }
+        Command::Compress(of) => {
+            let runtime = common.open()?;
+            out.describe("finetune compress", common, of, &runtime)?;
+            let report = compress(&runtime, of, common.seed).context("finetune compress")?;
             finish(&report, &report, out, &runtime)
         }
     }

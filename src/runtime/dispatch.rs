@@ -199,6 +199,8 @@ pub struct Counts {
     pub submits: u64,
     /// Bind groups made, each of which costs the host some microseconds; the others were used again.
     pub bind_groups: u64,
+    /// Pipelines made, each of which costs the compilation of a kernel; the others were used again.
+    pub pipelines: u64,
 }
 
 type BindKey = (u64, Vec<(u64, u64, u64)>);

@@ -217,10 +217,10 @@ impl Runtime {
         self.0.wait_idle()
     }
 
-    /// Dispatches, submissions and bind groups so far.
+    /// Dispatches, submissions, bind groups and pipelines so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.recorder().counts
+        Counts { pipelines: self.0.pipelines.n_made(), ..self.recorder().counts }
     }
 
     /// Forgets every compiled kernel; those compiled from now on are others to the driver, by `salt`, with the same results.

@@ -68,6 +68,11 @@ impl Pipelines {
         lock(&self.built).clear();
     }
 
+    /// Pipelines made so far.
+    pub(super) fn n_made(&self) -> u64 {
+        self.next_id.load(Ordering::Relaxed)
+    }
+
     pub(super) fn get(
         &self,
         inner: &Inner,

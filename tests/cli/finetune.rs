@@ -236,3 +236,54 @@ fn adapters_that_do_not_fit_are_refused() {
     eval("resnet8", &changed("plain.safetensors", &text("leanvision adapter", "leanvision weights")), "no adapter");
     eval("resnet8", &changed("rank.safetensors", &text("\\\"k\\\":6", "\\\"k\\\":7")), "does not fit");
 }
+
+#[test]
+fn many_adapters_are_served_and_measured() {
+    if !ready() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("serve.json");
+    let small = "serve-bench --batch 3 --batches 3 --k 4 --rank 2";
+    done(&format!("{small} --adapters 7 --places 5 --storage int8 --json {}", file.display()));
+    let report = json(&file);
+    for key in ["formed_per_s", "hit_rate", "p50_ms", "p99_ms", "single_ms", "distinct_ms", "swap_ms"] {
+        assert!(report[key].as_f64().is_some_and(|v| v >= 0.0), "{key}: {report}");
+    }
+    assert!(report["max_difference"].as_f64().unwrap() <= 1e-5 && report["pipelines_made"] == 0, "{report}");
+    assert_eq!((&report["adapters"], &report["numbers"]), (&7.into(), &(12 * 2 * 4).into()));
+    for (flags, part) in [
+        ("--adapters 2 --places 5", "--batch 3: at most --adapters 2"),
+        ("--adapters 0", "--adapters 0: 1 to"),
+        ("--targets fc9", "no such layer"),
+        ("--base no.safetensors", "no.safetensors"),
+    ] {
+        let message = refusal(&finetune(&format!("{small} {flags}")));
+        assert!(message.contains(part), "{flags}: {message}");
+    }
+}
+
+#[test]
+fn adapters_of_other_programs_are_compressed() {
+    use leanvision::methods::finetune::{LoraFile, LoraLayer};
+    if !ready() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let values = |n: usize| (0..n).map(|i| ((i * 37 + i * i) % 23) as f32 / 11.0 - 1.0).collect();
+    let (rank, n_in, n_out) = (4, 24, 40);
+    let (a, b) = (values(rank * n_in), values(n_out * rank));
+    let layer = LoraLayer { name: "q".into(), rank, n_in, n_out, a, b, scale: 2.0 };
+    LoraFile { layers: vec![layer], ..LoraFile::default() }.save(folder.path()).unwrap();
+    let file = folder.path().join("report.json");
+    let of = |flags: &str| format!("compress --adapter {} {flags}", folder.path().display());
+    done(&of(&format!("--k 4,16 --rank 2,4 --json {}", file.display())));
+    let report = json(&file);
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!((&report["numbers"], rows.len()), (&256.into(), 4 + 6 + 4));
+    assert!(rows.iter().all(|row| row["error"].as_f64().is_some_and(|e| (0.0..1.2).contains(&e))), "{report}");
+    for (flags, part) in [("--rank 5", "the adapter has rank 4"), ("--k 0", "--k 0: 1 to"), ("--k x", "--k")] {
+        let message = refusal(&finetune(&of(flags)));
+        assert!(message.contains(part), "{flags}: {message}");
+    }
+}

@@ -4,10 +4,11 @@ use crate::support::{device_choice, options, runtime, short};
 use leanvision::data::{self, ImageSet, Split, Wanted};
 use leanvision::methods::NetworkFlags;
 use leanvision::methods::finetune::{
-    Adapted, AdapterFile, BaseBits, FinetuneReport, FinetuneRun, Method, Shots, TrainConfig,
+    Adapted, AdapterFile, BaseBits, ExportConfig, ExportKind, FinetuneReport, FinetuneRun, LoraFile, Method, Shots,
+    TrainConfig, export,
 };
 use leanvision::methods::training::TrainFlags;
-use leanvision::nn::{Hints, Model, ModelSpec, VitSpec, initial, untrained};
+use leanvision::nn::{Checkpoint, Hints, Model, ModelSpec, VitSpec, Weights, initial, untrained};
 use leanvision::ops::basis::Law;
 use leanvision::report::CommonFlags;
 use leanvision::runtime::list_devices;
@@ -290,4 +291,68 @@ fn shots_and_seeds_are_drawn_and_counted() {
     for seed in [5, 6] {
         assert!(folder.path().join(format!("out/seed-{seed}/adapter.safetensors")).exists());
     }
+}
+
+#[test]
+fn exported_factors_give_the_same_logits() {
+    let Some(runtime) = runtime() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let base = base(folder.path());
+    let images = images(&runtime);
+    for method in [Method::Nola, Method::Lora, Method::Vera] {
+        let out = folder.path().join(method.to_string());
+        // Large steps, so that the factors are no small change.
+        let flags = TrainFlags { lr: Some(0.1), ..config(&base, method).train };
+        train(&runtime, &TrainConfig { train: flags, ..config(&base, method) }, &out);
+        let adapter = out.join("adapter.safetensors");
+        let adapted = load(&base, &AdapterFile::read(&adapter).unwrap());
+        let to = ExportConfig {
+            base: base.display().to_string(),
+            network: NetworkFlags::default(),
+            adapter: adapter.clone(),
+            kind: ExportKind::Lora,
+        };
+        let exported = out.join("peft");
+        export(&runtime, &to, &exported).unwrap();
+        let lora = LoraFile::read(&exported, None).unwrap();
+        // Two blocks: packed queries and values, two layers of an MLP.
+        let names: Vec<&str> = lora.layers.iter().map(|layer| layer.name.as_str()).collect();
+        assert_eq!(names[..3], ["blocks.0.attn.qkv", "blocks.0.mlp.fc1", "blocks.0.mlp.fc2"], "{method}");
+        assert_eq!((names.len(), lora.layers[0].rank), (6, 2 * lora.layers[1].rank));
+        // What another program does with them: the base's weights, `scale b a` added, whole tensors replaced.
+        let mut spec = ModelSpec::Vit(Box::new(VitSpec::timm(32, 8, 32, 2, 4, 10)));
+        let plan = spec.plan();
+        let weights = Checkpoint::read(&base).unwrap().load(&plan.params, "base").unwrap();
+        let frozen = Model::new(&runtime, &spec, &weights).unwrap();
+        let mut values = weights.into_inner();
+        for (param, values) in plan.params.iter().zip(&mut values) {
+            if let Some(layer) = lora.layers.iter().find(|layer| format!("{}.weight", layer.name) == param.name) {
+                for (i, value) in values.iter_mut().enumerate() {
+                    let (o, x) = (i / layer.n_in, i % layer.n_in);
+                    let product = |r: usize| layer.b[o * layer.rank + r] * layer.a[r * layer.n_in + x];
+                    *value += layer.scale * (0..layer.rank).map(product).sum::<f32>();
+                }
+            }
+            if let Some((.., new)) = lora.others.iter().find(|(name, ..)| *name == param.name) {
+                values.clone_from(new);
+            }
+        }
+        spec.set_classes(adapted.file().classes.len());
+        let merged = Weights::new(&spec.plan().params, values).unwrap();
+        let merged = Model::new(&runtime, &spec, &merged).unwrap();
+        let (got, want) = (logits(&merged, &images), adapted.network(&runtime, BaseBits::F32).unwrap());
+        let want = logits(&want, &images);
+        assert!(apart(&got, &want) < 1e-4, "{method}: {}", apart(&got, &want));
+        let features = |model: &Model| model.features(&images).unwrap().to_vec::<f32>().unwrap();
+        assert!(apart(&features(&merged), &features(&frozen)) > 1e-2, "{method}: the factors are nothing");
+    }
+    let out = folder.path().join("pranc");
+    train(&runtime, &config(&base, Method::Pranc), &out);
+    let to = ExportConfig {
+        base: base.display().to_string(),
+        network: NetworkFlags::default(),
+        adapter: out.join("adapter.safetensors"),
+        kind: ExportKind::Lora,
+    };
+    assert!(export(&runtime, &to, &out).unwrap_err().to_string().contains("no low-rank factors"));
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::method::Method;
+use super::server::Storage;
 use super::shots::{Classes, Shots};
 use crate::methods::classify::Augment;
 use crate::methods::training::TrainFlags;
@@ -34,6 +35,10 @@ pub enum Command {
     Eval(Box<EvalConfig>),
     /// Write an adapter as LoRA factors that other programs read, or the network with it merged in
     Export(Box<ExportConfig>),
+    /// Keep a trained LoRA adapter in fewer numbers, in several ways, and say what each loses
+    Compress(Box<CompressConfig>),
+    /// Measure how fast many adapters are served, each image of a batch with its own
+    ServeBench(Box<ServeBenchConfig>),
 }
 
 /// Bits of the frozen weights, in blocks of 64 that share a scale.
@@ -212,4 +217,65 @@ pub struct ExportConfig {
     /// What it is written as: lora or merged
     #[arg(long = "as", value_name = "lora|merged")]
     pub kind: ExportKind,
+}
+
+/// `finetune compress`.
+#[derive(Debug, Clone, clap::Args, Serialize)]
+pub struct CompressConfig {
+    /// The adapter: a folder or file of peft's, or a file with the names of LoRA's authors
+    #[arg(long, value_name = "PATH")]
+    pub adapter: PathBuf,
+    /// Random bases of each factor, with commas between
+    #[arg(long, value_name = "K,..", value_delimiter = ',', default_value = "64,256,768,1536")]
+    pub k: Vec<usize>,
+    /// Ranks of the mixtures, with commas between [default: the adapter's]
+    #[arg(long, value_name = "R,..", value_delimiter = ',')]
+    pub rank: Vec<usize>,
+    /// The law of random bases: uniform8, uniform24, sign, onehot or srht
+    #[arg(long, value_name = "LAW", value_parser = word::<Law>, default_value = "uniform8")]
+    pub basis: Law,
+}
+
+/// `finetune serve-bench`.
+#[derive(Debug, Clone, clap::Args, Serialize)]
+pub struct ServeBenchConfig {
+    /// The network: weights in safetensors, or a network's name
+    #[arg(long, value_name = "FILE|NAME", default_value = "vit_small32")]
+    pub base: String,
+    /// What weights leave open.
+    #[command(flatten)]
+    pub network: NetworkFlags,
+    /// Adapters that are resident, with random numbers
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub adapters: usize,
+    /// Images in a batch, each with its own adapter
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub batch: usize,
+    /// Adapters whose factors are kept
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub places: usize,
+    /// Batches of random adapters
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub batches: usize,
+    /// How coefficients are kept: f32 or int8
+    #[arg(long, value_name = "f32|int8", default_value = "f32")]
+    pub storage: Storage,
+    /// Bits of the frozen weights
+    #[arg(long, value_name = "f32|int8|int4|nf4", default_value = "f32")]
+    pub base_bits: BaseBits,
+    /// The law of random bases: uniform8, uniform24, sign, onehot or srht
+    #[arg(long, value_name = "LAW", value_parser = word::<Law>, default_value = "uniform8")]
+    pub basis: Law,
+    /// Rank of low-rank factors
+    #[arg(long, value_name = "R", default_value_t = 4)]
+    pub rank: usize,
+    /// Random bases of each factor
+    #[arg(long, value_name = "K", default_value_t = 64)]
+    pub k: usize,
+    /// The branch counts alpha / rank times
+    #[arg(long, value_name = "ALPHA", default_value_t = 8.0)]
+    pub alpha: f64,
+    /// The layers to adapt, as in training
+    #[arg(long, value_name = "LAYERS", default_value = "mlp")]
+    pub targets: String,
 }

@@ -21,13 +21,19 @@
 mod adapted;
 mod adapter;
 mod base;
+mod compress;
 mod config;
 mod eval;
 mod export;
 mod file;
+mod fit;
 mod images;
+mod lru;
 mod method;
+mod peft;
 mod report;
+mod serve_bench;
+mod server;
 mod settle;
 mod shots;
 mod step;
@@ -39,12 +45,18 @@ mod train;
 
 pub use adapted::Adapted;
 pub use adapter::Layout;
-pub use config::{BaseBits, Command, Config, EvalConfig, ExportConfig, ExportKind, TrainConfig};
+pub use compress::{CompressReport, CompressRow, compress};
+pub use config::{
+    BaseBits, Command, CompressConfig, Config, EvalConfig, ExportConfig, ExportKind, ServeBenchConfig, TrainConfig,
+};
 pub use eval::{EvalReport, Evaluation};
 pub use export::{ExportReport, export};
 pub use file::AdapterFile;
 pub use method::{AdapterSpec, Method, targets};
+pub use peft::{LoraFile, LoraLayer};
 pub use report::{FinetuneReport, SeedReport};
+pub use serve_bench::{ServeReport, serve_bench};
+pub use server::{ServeCounts, Server, Storage};
 pub use settle::Settled;
 pub use shots::{Classes, Shots};
 pub use step::FinetuneStep;
