@@ -61,7 +61,7 @@ pub enum Style {
 /// Turns pair `i` of every head of every token by `position * base^(-2 i / d)` radians: `x` `[T, heads, d]`, `positions` u32
 /// `[T]` to the shape and type of `x`.
 ///
-/// Angles are exact to 2^-32 turns at any position, cosines and sines to 2e-7. `x` may be a view, such as a slice of a
+/// Angles are exact to 2^-32 turns up to position 2^24, cosines and sines to 2e-7. `x` may be a view, such as a slice of a
 /// packed projection: it is read where it lies. The gradient is turned back.
 ///
 /// # Errors

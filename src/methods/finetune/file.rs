@@ -164,7 +164,8 @@ pub(super) fn check_bits(bits: u32) -> Result<()> {
     Err(Error::Input(format!("coefficients of {bits} bits: 2, 3, 4, 8 or 32 wanted")))
 }
 
-/// `values` as so many bits hold them, by groups of `k`: the same numbers as [`crate::ops::basis::Rounding`] gives.
+/// `values` as so many bits hold them, by groups of `k`: the same numbers as [`crate::ops::basis::Rounding`] gives
+/// to groups of at least 1e-30, up to a value that lies within rounding of a half step.
 ///
 /// # Errors
 /// [`Error::Input`] for other bits than 32, 8, 4, 3 and 2.

@@ -292,7 +292,7 @@ impl Mixture {
         let step = if runtime.profile().is_software() {
             MOST_BASES
         } else {
-            (MOST_DRAWS / n_elements.max(1)).next_multiple_of(8 * SLICES)
+            (MOST_DRAWS / n_elements.max(1)).max(1).next_multiple_of(8 * SLICES)
         };
         let (mut row, n_rows) = (0, work.params.n_rows);
         while row < n_rows {

@@ -27,7 +27,8 @@ pub(super) const ROUNDING_FWD: Kernel =
         .params::<RoundingParams>();
 
 /// Numbers rounded to a few bits, as an adapter's file keeps them: each group has a step of its own, its largest size over
-/// `2^(bits - 1) - 1`, and every number becomes the nearest multiple of it, ties to even.
+/// `2^(bits - 1) - 1`, and every number becomes the nearest multiple of it, ties to even, up to
+/// a value that lies within rounding of a half step, which adapters may round either way.
 ///
 /// Where training reads the rounded numbers in place of the exact ones and takes their gradients for those of the exact ones
 /// (straight-through), it learns numbers that bear the rounding.
