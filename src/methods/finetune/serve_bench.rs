@@ -18,8 +18,10 @@ use crate::philox::{Philox, stream};
 use crate::report::{Table, bytes};
 use crate::{Error, Result, Runtime, Tensor};
 
-/// Batches whose median is one figure.
-const MEDIAN_OF: usize = 7;
+/// Pairs of batches, with one adapter and with one each, whose medians are figures.
+const PAIRS: usize = 15;
+/// Adapters that are put in the place of others; their median time is a figure.
+const SWAPS: usize = 7;
 /// Size of random coefficients: about what training leaves.
 const COEFFICIENT: f32 = 0.5;
 /// Classes of random heads.
@@ -66,7 +68,7 @@ pub struct ServeReport {
     pub single_ms: f64,
     /// Median time of a batch with as many adapters as images, all in the cache, in ms.
     pub distinct_ms: f64,
-    /// The one over the other.
+    /// The one over the other, the median of pairs of batches.
     pub distinct_over_single: f64,
     /// Time to put another adapter in a room, in ms, its forming left to the next batch.
     pub swap_ms: f64,
@@ -113,12 +115,14 @@ pub fn serve_bench(runtime: &Runtime, config: &ServeBenchConfig, seed: u64) -> R
         time(&mut server, ids)?;
     }
     let n_pipelines = runtime.counts().pipelines;
-    let median = |server: &mut Server, ids: &[usize]| -> Result<f64> {
-        let mut all = (0..MEDIAN_OF).map(|_| time(server, ids)).collect::<Result<Vec<_>>>()?;
-        Ok(quantile(&mut all, 0.5))
-    };
-    let single_ms = median(&mut server, &vec![0; batch])?;
-    let distinct_ms = median(&mut server, &distinct)?;
+    // By turns, so that both see the same load of the machine.
+    let (mut single, mut each, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..PAIRS {
+        let (one, other) = (time(&mut server, &vec![0; batch])?, time(&mut server, &distinct)?);
+        single.push(one);
+        each.push(other);
+        ratios.push(other / one);
+    }
     let mut forming = Vec::new();
     for _ in 0..3 {
         server.clear();
@@ -144,7 +148,7 @@ pub fn serve_bench(runtime: &Runtime, config: &ServeBenchConfig, seed: u64) -> R
     let (wanted, formed) = (after.wanted - before.wanted, after.formed - before.formed);
     let swapped = maker.adapter(adapters);
     let mut swaps = Vec::new();
-    for id in 0..batch.min(MEDIAN_OF) {
+    for id in 0..batch.min(SWAPS) {
         runtime.sync()?;
         let start = Instant::now();
         server.put(id, &swapped)?;
@@ -171,9 +175,9 @@ pub fn serve_bench(runtime: &Runtime, config: &ServeBenchConfig, seed: u64) -> R
         hit_rate: 1.0 - formed as f64 / wanted as f64,
         p50_ms: quantile(&mut times, 0.5),
         p99_ms: quantile(&mut times, 0.99),
-        single_ms,
-        distinct_ms,
-        distinct_over_single: distinct_ms / single_ms,
+        single_ms: quantile(&mut single, 0.5),
+        distinct_ms: quantile(&mut each, 0.5),
+        distinct_over_single: quantile(&mut ratios, 0.5),
         swap_ms: quantile(&mut swaps, 0.5),
         max_difference,
         pipelines_made: runtime.counts().pipelines - n_pipelines,
