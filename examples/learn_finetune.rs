@@ -240,7 +240,7 @@ impl Bench<'_> {
                     max_len: None,
                     prompt: false,
                     classes: "5-9".parse().ok(),
-                    holdout: 0.5,
+                    holdout: None,
                     images: Some(JUDGED),
                     bits: (bits < 32).then_some(bits),
                     base_bits: Default::default(),

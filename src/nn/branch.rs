@@ -118,10 +118,17 @@ impl Model {
     /// The same network with branches beside some of its layers, in the place of those it may have had.
     ///
     /// # Errors
-    /// [`Error::Shape`] if a branch does not fit its layer; [`Error::Argument`] for a branch by items at a convolution.
+    /// [`Error::Shape`] if a branch does not fit its layer; [`Error::Argument`] for a branch by items at a convolution, for two at one
+    /// layer, and for a layer that is not of [`super::Plan::sites`].
     pub fn with_branches(&self, branches: impl IntoIterator<Item = (Site, Branch)>) -> Result<Self> {
         let mut beside = Beside { branches: HashMap::new(), packed: self.beside.packed.clone() };
+        let sites = self.plan().sites();
         for (site, branch) in branches {
+            let parts = beside.branches.get(&site.weight.index());
+            if !sites.contains(&site) || parts.is_some_and(|parts| parts.iter().any(|(at, _)| *at == site.columns)) {
+                let message = format!("{} is no layer of the network, or has two branches", site.name);
+                return Err(Error::argument("branch", message));
+            }
             if branch.widths() != [site.n_in, site.n_out()] {
                 let ([n_in, n_out], name) = (branch.widths(), &site.name);
                 let message = format!("a branch {n_in} to {n_out} at {name}, {} to {}", site.n_in, site.n_out());

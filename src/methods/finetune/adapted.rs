@@ -42,6 +42,8 @@ impl Adapted {
     /// An adapter on a network that is known to be its own.
     pub(super) fn new(base: &Base, file: AdapterFile) -> Result<Self> {
         let base = base.with_head(file.classes.len(), false, file.spec.seed)?;
+        // What it learned from was normalised so.
+        let base = Base { normalize: file.normalize.parse()?, ..base };
         let layout = Layout::new(&file.spec, &base.plan)?;
         let adapted = Self { base, layout, file };
         adapted.check()?;

@@ -35,6 +35,13 @@ impl Layout {
     pub fn new(spec: &AdapterSpec, plan: &Plan) -> Result<Self> {
         spec.check()?;
         let layout = Self { spec: spec.clone(), sites: spec.sites(plan)?, plan: plan.clone() };
+        let smallest = layout.formed_shapes().iter().map(|shape| shape.iter().product::<usize>()).min();
+        if let Some(most) = smallest.map(usize::next_power_of_two).filter(|_| spec.basis == Law::Srht)
+            && spec.k > most
+        {
+            let k = spec.k;
+            return Err(Error::Input(format!("--k {k}: srht has {most} bases for the smallest tensor that is mixed")));
+        }
         if layout.own().is_empty() && layout.whole().is_empty() {
             let method = spec.method;
             return Err(Error::Input(format!("--method {method}: the network has nothing that it trains")));
@@ -78,7 +85,8 @@ impl Layout {
     /// The network's own tensors that are trained: places in its list, the head last. Whatever the network, its head is among them.
     pub(super) fn whole(&self) -> Vec<usize> {
         let head: Vec<usize> = self.plan.head().map_or(Vec::new(), |head| {
-            [Some(head.weight), head.bias].into_iter().flatten().map(|id| id.index()).collect()
+            let norm = head.norm.iter().flat_map(|norm| [norm.gain, norm.bias]);
+            [Some(head.weight), head.bias].into_iter().flatten().chain(norm).map(|id| id.index()).collect()
         });
         let is = |p: &ParamSpec| match self.spec.method {
             Method::Full => p.kind.is_trained(),
@@ -93,7 +101,10 @@ impl Layout {
     pub(super) fn statistics(&self) -> Vec<usize> {
         let moves = self.spec.norms || self.spec.method == Method::Full;
         let is = |p: &ParamSpec| matches!(p.kind, ParamKind::RunningMean | ParamKind::RunningVar);
-        self.plan.params.iter().enumerate().filter(|(_, p)| moves && is(p)).map(|(i, _)| i).collect()
+        let head = self.plan.head().and_then(|head| head.norm.as_ref());
+        let of_head = |i: usize| head.is_some_and(|norm| [norm.mean, norm.var].iter().any(|id| id.index() == i));
+        let params = self.plan.params.iter().enumerate();
+        params.filter(|(i, p)| is(p) && (moves || of_head(*i))).map(|(i, _)| i).collect()
     }
 
     /// Trained numbers, and those among them that are not of the head.
@@ -102,8 +113,23 @@ impl Layout {
         let own: u64 = self.own().iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum();
         let params: Vec<&ParamSpec> = self.plan.params.iter().collect();
         let whole: u64 = self.whole().iter().map(|&i| params[i].len() as u64).sum();
-        let n_head = self.plan.head().map_or(0, |head| head.n_in * head.n_out + head.bias.map_or(0, |_| head.n_out));
+        let of = |head: &crate::nn::Linear| {
+            let vectors = usize::from(head.bias.is_some()) + 2 * usize::from(head.norm.is_some());
+            head.n_in * head.n_out + vectors * head.n_out
+        };
+        let n_head = self.plan.head().map_or(0, of);
         [own + whole, own + whole - n_head as u64]
+    }
+
+    /// Bits that a file takes for what is not of the head: coefficients in `bits` each with a scale of each factor where those are few,
+    /// everything else, running statistics included, in 32.
+    pub(super) fn stored_bits(&self, bits: u32) -> u64 {
+        let params: Vec<&ParamSpec> = self.plan.params.iter().collect();
+        let statistics: usize = self.statistics().iter().map(|&i| params[i].len()).sum();
+        let all = self.n_trained()[1] + statistics as u64;
+        let mixed = self.own().iter().find(|(name, _)| name == COEFFICIENTS).map_or(0, |(_, shape)| shape[0] as u64);
+        let few = if bits < 32 { mixed * u64::from(bits) + 32 * (mixed / self.spec.k as u64) } else { 32 * mixed };
+        few + 32 * (all - mixed)
     }
 
     /// What training starts from, of a network with these weights: the trained tensors, and the running statistics that move.

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use crate::data::Normalize;
 use crate::methods::NetworkFlags;
 use crate::methods::network::Network;
-use crate::nn::{Header, Hints, ModelSpec, Plan, Weights, initial, text};
+use crate::nn::{Header, Hints, ModelSpec, ParamKind, Plan, Weights, initial, text};
 use crate::ops::random::Key;
 use crate::philox::stream;
 use crate::reference::random;
@@ -74,9 +74,10 @@ impl Base {
         let n_body = self.plan.headless().params.len();
         let mut values: Vec<Vec<f32>> = self.weights.iter().take(n_body).cloned().collect();
         for param in plan.params.iter().skip(n_body) {
-            // Weights as PyTorch's linear layers have them at first, biases of zero.
-            values.push(match param.shape.as_slice() {
-                &[_, n_in] => {
+            // Weights as PyTorch's linear layers have them at first, biases of zero, norms as the identity.
+            values.push(match (param.kind, param.shape.as_slice()) {
+                (ParamKind::Gain | ParamKind::UnitGain | ParamKind::RunningVar, _) => vec![1.0; param.len()],
+                (_, &[_, n_in]) => {
                     let reach = 1.0 / (n_in.max(1) as f64).sqrt();
                     let key = Key::new(seed, stream::ADAPTER, HEAD);
                     random::uniform(&[param.len()], -reach, reach, key).data.into_iter().map(|v| v as f32).collect()

@@ -89,10 +89,10 @@ pub struct TrainConfig {
     /// Random bases of each factor; of the whole network with pranc [default: 64; 1000 for pranc]
     #[arg(long, value_name = "K")]
     pub k: Option<usize>,
-    /// The branch counts alpha / rank times [default: 8; the rank for vera and pranc]
+    /// The branch of nola or lora counts alpha / rank times [default: 8]
     #[arg(long, value_name = "ALPHA")]
     pub alpha: Option<f64>,
-    /// The layers to adapt: q, k, v, qv, qkv, proj, attention, mlp, conv, all, or parts of their names, with commas between [default: mlp; qv for lora; all layers of a network without blocks]
+    /// The layers to adapt: q, k, v, qv, qkv, proj, attention, mlp, conv, all, or parts of their names, with commas between [default: qv for lora, mlp of a ViT, else all]
     #[arg(long, value_name = "LAYERS")]
     pub targets: Option<String>,
     /// Labelled images: a CIFAR folder, IDX files, a folder of pictures by class, or `shapes`; for a language model, texts: E2E, SST-2, AG News, or a plain text [default: shapes]
@@ -175,9 +175,9 @@ pub struct EvalConfig {
     /// Only these classes: 5-9, or 0,3,7
     #[arg(long, value_name = "CLASSES")]
     pub classes: Option<Classes>,
-    /// Share of each class that is judged by, where the data do not say
-    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
-    pub holdout: f64,
+    /// Share of each class that is judged by, where the data do not say; the training's unless given
+    #[arg(long, value_name = "SHARE")]
+    pub holdout: Option<f64>,
     /// Only so many images or texts, the first ones
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub images: Option<u32>,

@@ -10,7 +10,7 @@ use super::file::{AdapterFile, check_bits};
 use super::images::fits;
 use super::shots::Halves;
 use super::task::{Data, Verdict};
-use super::texts::{Prediction, TextHalves, WantedTexts};
+use super::texts::{Prediction, TextHalves, WantedTexts, no_classes};
 use crate::data::{Split, Wanted};
 use crate::nn::ModelSpec;
 use crate::report::bytes;
@@ -69,25 +69,32 @@ impl Evaluation {
             return Err(Error::Input("--merged and --base-bits: merged weights are floats".into()));
         }
         let spec = &adapted.base().spec;
+        // What it did not learn from.
+        let (split, share) = adapted.file().split;
+        let seed = if seed == 0 { split } else { seed };
+        let holdout = config.holdout.unwrap_or(share);
         let data = match spec {
             ModelSpec::Text(text) => {
+                no_classes(config.classes.is_some())?;
                 let wanted = WantedTexts {
                     data: &config.data,
                     base: &config.base,
                     tokenizer: config.tokenizer.as_deref(),
                     max_len: config.max_len,
                     prompt: config.prompt,
-                    holdout: config.holdout,
+                    holdout,
                     seed,
                     n: [None, config.images.map(|n| n as usize)],
                 };
                 Data::Texts(TextHalves::open(text, &wanted)?)
             }
-            _ => Data::Images(images(config, spec, seed)?),
+            _ => Data::Images(images(config, spec, seed, holdout)?),
         };
-        let (has, wants) = (data.n_classes(), adapted.file().classes.len());
+        let (has, wants) = (data.classes(), adapted.file().classes.as_slice());
         if has != wants {
-            return Err(Error::Input(format!("{}: {has} classes, the adapter tells {wants} apart", data.describe())));
+            let message =
+                format!("{}: classes {}, the adapter tells apart {}", data.describe(), named(has), named(wants));
+            return Err(Error::Input(message));
         }
         Ok(Self { adapted, data, bits, base_bits: config.base_bits, merged: config.merged })
     }
@@ -119,10 +126,16 @@ impl Evaluation {
     }
 }
 
+/// Names of classes, the first of many.
+fn named(classes: &[String]) -> String {
+    let more = if classes.len() > 10 { format!(" and {} more", classes.len() - 10) } else { String::new() };
+    format!("{}{more}", classes.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", "))
+}
+
 /// The images that are wanted.
-fn images(config: &EvalConfig, spec: &ModelSpec, seed: u64) -> Result<Halves> {
+fn images(config: &EvalConfig, spec: &ModelSpec, seed: u64, holdout: f64) -> Result<Halves> {
     let wanted = Wanted { side: Some(spec.image()), seed, ..Wanted::new(Split::Test) };
-    let mut halves = Halves::open(&config.data, &wanted, config.holdout)?;
+    let mut halves = Halves::open(&config.data, &wanted, holdout)?;
     if let Some(classes) = &config.classes {
         halves = Halves { train: classes.of(&halves.train)?, test: classes.of(&halves.test)?, ..halves };
     }

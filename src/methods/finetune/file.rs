@@ -33,6 +33,8 @@ pub struct AdapterFile {
     pub normalize: String,
     /// Bits of a coefficient, 32 for floats.
     pub bits: u32,
+    /// Seed and share by which data that come in one piece were divided.
+    pub split: (u64, f64),
     /// Trained tensors: name, shape and values as published.
     pub tensors: Vec<(String, Vec<usize>, Vec<f32>)>,
 }
@@ -67,6 +69,7 @@ impl AdapterFile {
             ("normalize", self.normalize.clone()),
             ("classes", classes),
             ("bits", self.bits.to_string()),
+            ("split", format!("{} {}", self.split.0, self.split.1)),
         ];
         let metadata: BTreeMap<String, String> = metadata.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
         let none = ParamList::default();
@@ -98,6 +101,9 @@ impl AdapterFile {
         spec.check().map_err(|e| fail(format!("its spec: {e}")))?;
         let classes = serde_json::from_str(&text("classes")?).map_err(|e| fail(format!("its classes: {e}")))?;
         let bits = number("bits").ok_or_else(|| missing("bits"))?;
+        let split = get("split").and_then(|text| text.split_once(' '));
+        let split = split.and_then(|(seed, share)| Some((seed.parse().ok()?, share.parse().ok()?)));
+        let split = split.ok_or_else(|| missing("split"))?;
         let raw = checkpoint.take_raw("");
         if let Some(name) = checkpoint.header().names().next() {
             return Err(fail(format!("{name} has a type that adapters do not have")));
@@ -126,6 +132,7 @@ impl AdapterFile {
             classes,
             normalize: text("normalize")?,
             bits,
+            split,
             tensors,
         })
     }

@@ -119,7 +119,7 @@ impl FinetuneReport {
         let nats = of(|seed| seed.verdict, |v| Some(v.prediction?.nats_per_token));
         let bits_per_byte = of(|seed| seed.verdict, |v| Some(v.prediction?.bits_per_byte));
         let [with_head, trainable] = said.layout.n_trained();
-        let bits = u64::from(if spec.method.has_basis() { said.settled.bits } else { 32 });
+        let body_bits = said.layout.stored_bits(said.settled.bits);
         Self {
             method: spec.method,
             basis: spec.method.has_basis().then_some(spec.basis),
@@ -140,7 +140,7 @@ impl FinetuneReport {
             trainable,
             trainable_with_head: with_head,
             file_bytes: seeds.first().and_then(|seed| seed.file_bytes).unwrap_or(0),
-            adapters_per_gib: (trainable > 0).then(|| (8_u64 << 30) / (trainable * bits)),
+            adapters_per_gib: (body_bits > 0).then(|| (8_u64 << 30) / body_bits),
             step_ms: said.times.step_ms,
             step_ms_lora: said.times.step_ms_lora,
             peak_device_bytes: said.peak_device_bytes,

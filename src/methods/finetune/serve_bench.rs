@@ -252,6 +252,7 @@ impl<'a> Maker<'a> {
             classes: (0..CLASSES).map(|i| i.to_string()).collect(),
             normalize: self.base.normalize.to_string(),
             bits: 32,
+            split: (0, 0.5),
             tensors,
         }
     }

@@ -388,6 +388,7 @@ mod tests {
                 classes: (0..CLASSES).map(|c| c.to_string()).collect(),
                 normalize: base.normalize.to_string(),
                 bits: 32,
+                split: (0, 0.5),
                 tensors: tensors.collect(),
             }
         };

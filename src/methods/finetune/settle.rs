@@ -159,6 +159,11 @@ pub(super) fn settle(
         norms: found.is_random && found.spec.plan().sites().iter().any(|s| s.role == crate::nn::Role::Conv),
     };
     adapter.check()?;
+    if config.alpha.is_some() && !matches!(method, Method::Lora | Method::Nola) {
+        return Err(Error::Input(format!(
+            "--alpha: the branches of {method} have no such factor; lora's and nola's have"
+        )));
+    }
     let bits = given(&config.bits, before.map(|b| &b.bits), || 32);
     check_bits(bits)?;
     let qat = config.qat || before.is_some_and(|b| b.qat);
@@ -179,6 +184,16 @@ pub(super) fn settle(
     let usual_augment = if found.is_grey { Augment::Crop } else { Augment::CropFlip };
     let usual = before.map_or_else(|| usual_recipe(method, found, named.shots, config), |b| b.recipe.clone());
     let recipe = Recipe::settle(&config.train, Recipe { seed: named.seed, ..usual }, found.n)?;
+    if recipe.precision == Precision::F16 && method != Method::Full {
+        return Err(Error::Input(format!("--precision f16: the frozen weights of {method} are in 32 bits")));
+    }
+    if recipe.ema.is_some() {
+        return Err(Error::Input("--ema: adapters keep no average of what is trained".into()));
+    }
+    let seeds = given(&config.seeds, before.map(|b| &b.seeds), || 1);
+    if named.seed.checked_add(u64::from(seeds)).is_none() {
+        return Err(Error::Input(format!("--seed {}: --seeds {seeds} pass the largest seed", named.seed)));
+    }
     Ok(Settled {
         base: named.base,
         network: named.network,
@@ -187,7 +202,7 @@ pub(super) fn settle(
         shots: named.shots,
         classes: named.classes,
         holdout: named.holdout,
-        seeds: given(&config.seeds, before.map(|b| &b.seeds), || 1),
+        seeds,
         keep_head: named.keep_head,
         bits,
         qat,
@@ -203,7 +218,8 @@ pub(super) fn settle(
     })
 }
 
-/// What papers adapt: LoRA queries and values, the others the MLP; all layers of a network without blocks.
+/// What papers adapt: LoRA queries and values, the others the MLP of a ViT and all layers of a language model, as of a network without
+/// blocks.
 fn usual_targets(method: Method, spec: &ModelSpec) -> &'static str {
     match (spec, method) {
         (ModelSpec::Vit(_) | ModelSpec::Text(_), Method::Lora) => "qv",

@@ -95,12 +95,12 @@ impl Classes {
     /// # Errors
     /// [`Error::Input`] for a class that the set does not have.
     pub fn of(&self, set: &ImageSet) -> Result<ImageSet> {
+        if let Some(last) = self.0.iter().map(|range| range.end()).find(|last| **last as usize >= set.n_classes) {
+            return Err(Error::Input(format!("--classes {last}: {} has {} classes", set.name, set.n_classes)));
+        }
         let mut wanted: Vec<u32> = self.0.iter().cloned().flatten().collect();
         wanted.sort_unstable();
         wanted.dedup();
-        if let Some(class) = wanted.iter().find(|class| **class as usize >= set.n_classes) {
-            return Err(Error::Input(format!("--classes {class}: {} has {} classes", set.name, set.n_classes)));
-        }
         let place = |label: u32| wanted.binary_search(&label).ok();
         let of_these = set.subset((0..set.len()).filter(|&i| place(set.labels[i]).is_some()))?;
         let labels = of_these.labels.iter().filter_map(|&label| place(label)).map(|i| i as u32).collect();
@@ -127,11 +127,20 @@ impl Halves {
         let of = |split| data::open(data, &Wanted { split, ..*wanted });
         let (train, test) = match (of(Split::Train), of(Split::Test)) {
             (Ok(train), Ok(test)) if train != test => return Ok(Self { train, test, is_divided: false }),
-            (Ok(one), _) | (Err(_), Ok(one)) => divide(&one, holdout, wanted.seed)?,
-            (Err(error), Err(_)) => return Err(error),
+            (Ok(one), Ok(_)) => divide(&one, holdout, wanted.seed)?,
+            (Err(_), Ok(one)) if !holds(data, &["train", "data_batch"]) => divide(&one, holdout, wanted.seed)?,
+            (Ok(one), Err(_)) if !holds(data, &["test", "t10k", "val"]) => divide(&one, holdout, wanted.seed)?,
+            (Err(error), _) | (_, Err(error)) => return Err(error),
         };
         Ok(Self { train, test, is_divided: true })
     }
+}
+
+/// Whether a folder has something of such a name: a half that is there and cannot be read is no missing one.
+fn holds(data: &str, words: &[&str]) -> bool {
+    let entries = std::fs::read_dir(data).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().to_lowercase());
+    names.into_iter().any(|name| words.iter().any(|word| name.contains(word)))
 }
 
 /// A set in two: of each class, a share `holdout` of the images, rounded, is in the second, drawn by the seed.

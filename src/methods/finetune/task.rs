@@ -48,6 +48,15 @@ impl Data {
         }
     }
 
+    /// Names of the classes; none for texts without.
+    pub(super) fn classes(&self) -> &[String] {
+        match self {
+            Self::Images(halves) => &halves.test.class_names,
+            Self::Texts(halves) if halves.n_classes().is_some() => &halves.test.classes,
+            Self::Texts(_) => &[],
+        }
+    }
+
     /// Items to judge by.
     pub(super) fn n_test(&self) -> usize {
         match self {

@@ -79,6 +79,14 @@ impl TextHalves {
     }
 }
 
+/// An error if some classes of texts are asked for.
+///
+/// # Errors
+/// [`Error::Input`] then.
+pub(super) fn no_classes(asked: bool) -> Result<()> {
+    if asked { Err(Error::Input("--classes chooses among images; texts are taken whole".into())) } else { Ok(()) }
+}
+
 /// The tokenizer asked for, or the one beside the weights.
 fn tokenizer_of(wanted: &WantedTexts<'_>) -> Result<PathBuf> {
     if let Some(path) = wanted.tokenizer {
@@ -251,7 +259,8 @@ pub(super) fn sample(runtime: &Runtime, network: &Model, halves: &TextHalves) ->
     }
     let n_new = SAMPLE.min(room - ids.len() - 1);
     let mut generator = Generator::new(runtime, network, 1, ids.len() + n_new + 1)?;
-    let stop = halves.tokenizer.eos().into_iter().collect();
+    // A text's begin stands for the end of the one before.
+    let stop = halves.tokenizer.eos().into_iter().chain(halves.tokenizer.bos()).collect();
     let written = generator.generate(&[&ids], &Sampling { stop, ..Sampling::greedy(n_new) })?;
     halves.tokenizer.decode(written.first().map_or(&[], Vec::as_slice))
 }

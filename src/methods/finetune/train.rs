@@ -16,7 +16,7 @@ use super::report::{FinetuneReport, Said, SeedReport, page};
 use super::settle::{Found, Named, Settled, settle};
 use super::shots::Halves;
 use super::task::{Data, Items, Task, Verdict};
-use super::texts::{TextHalves, WantedTexts, sample};
+use super::texts::{TextHalves, WantedTexts, no_classes, sample};
 use crate::data::{ImageSet, Split, Wanted};
 use crate::methods::training::{
     Recipe, Start, TrainFlags, Trainer, refuse_old_run, same_config, settled_before, to_value,
@@ -67,13 +67,17 @@ impl FinetuneRun {
         let before = before.as_ref();
         if resume.is_none() {
             refuse_old_run(common.out.as_deref())?;
-            refuse_old_run(common.out.as_ref().map(|out| seed_folder(out, common.seed)).as_deref())?;
+            for i in 0..u64::from(config.seeds.unwrap_or(1)) {
+                let folder = |out: &PathBuf| seed_folder(out, common.seed.saturating_add(i));
+                refuse_old_run(common.out.as_ref().map(folder).as_deref())?;
+            }
         }
         let named = Named::new(config, before, common.seed)?;
         let base = Base::load(&named.base, &named.network, named.seed)?;
         let data = match (&base.spec, own) {
             (_, Some(halves)) => Data::Images(named.cut(halves)?),
             (ModelSpec::Text(spec), None) => {
+                no_classes(named.classes.is_some())?;
                 let wanted = WantedTexts {
                     data: &named.data,
                     base: &named.base,
@@ -143,7 +147,9 @@ impl FinetuneRun {
             }
             seeds.push(self.one(runtime, seed, quiet)?);
         }
-        let peak_device_bytes = runtime.memory().peak_bytes;
+        // Runs that were done before count, too.
+        let before = seeds.iter().map(|seed| seed.outcome.peak_device_bytes).max().unwrap_or(0);
+        let peak_device_bytes = runtime.memory().peak_bytes.max(before);
         let (before, sample) = self.texts(runtime)?;
         let times = self.times(runtime)?;
         let layout = Layout::new(&self.settled.adapter, &self.fresh(self.settled.recipe.seed)?.plan)?;
@@ -174,6 +180,16 @@ impl FinetuneRun {
         own.with_head(self.data.n_classes(), *keep_head, seed)
     }
 
+    /// An interruption of one of several runs, with the folder that goes on with all of them.
+    fn whole_run(&self, error: Error) -> Error {
+        match (error, self.folder()) {
+            (Error::Interrupted { code, .. }, Some(folder)) if self.settled.seeds > 1 => {
+                Error::Interrupted { code, message: format!("stopped; --resume {} goes on", folder.display()) }
+            }
+            (error, _) => error,
+        }
+    }
+
     /// The folder of a run with this seed.
     fn seed_folder(&self, seed: u64) -> Option<PathBuf> {
         let folder = self.folder()?;
@@ -202,7 +218,7 @@ impl FinetuneRun {
         let test = |network: &Model, quiet| self.data.judge(runtime, network, &base, quiet);
         let done = trainer.step();
         let (mut metrics, before) = Metrics::go_on(folder.as_deref(), if self.resumed { done } else { 0 })?;
-        let mut outcome = trainer.run(
+        let outcome = trainer.run(
             &self.flags,
             &mut metrics,
             quiet,
@@ -212,16 +228,18 @@ impl FinetuneRun {
                 serde_json::Value::Object(figures) => Ok(figures),
                 _ => Ok(Map::new()),
             },
-        )?;
+        );
+        let mut outcome = outcome.map_err(|error| self.whole_run(error))?;
         outcome.splice(&before, "accuracy");
         let ended = trainer.step() == trainer.n_steps();
         let layout = Layout::new(&settled.adapter, &base.plan)?;
-        let file = run.file(&trainer, &layout)?;
+        let file = run.file(&trainer, &layout, self.settled.recipe.seed)?;
         let mut report = SeedReport { seed, verdict: None, verdict_f32: None, file_bytes: None, outcome };
         if ended {
             let before_rounding = test(&judged, quiet)?;
             if settled.bits < 32 {
-                report.verdict_f32 = Some(before_rounding);
+                // Training that knows of the rounding forms rounded ones.
+                report.verdict_f32 = Some(before_rounding).filter(|_| !settled.qat);
                 let network = Adapted::new(&base, file.rounded()?)?.network(runtime, settled.base_bits)?;
                 report.verdict = Some(test(&network, quiet)?);
             } else {
@@ -245,7 +263,10 @@ impl FinetuneRun {
         if halves.n_classes().is_some() {
             return Ok((None, None));
         }
-        let plain = Model::new(runtime, &self.base.spec, &self.base.weights)?;
+        let mut plain = Model::new(runtime, &self.base.spec, &self.base.weights)?;
+        if let Some(bits) = self.settled.base_bits.packed() {
+            plain = plain.quantized(bits, Block::Of64)?;
+        }
         let before = self.data.judge(runtime, &plain, &self.base, true)?;
         let last = self.seed_folder(self.settled.recipe.seed).map(|folder| folder.join(ADAPTER));
         let Some(path) = last.filter(|path| path.exists()) else { return Ok((Some(before), None)) };
@@ -363,8 +384,8 @@ impl<'a> One<'a> {
         Ok(if moves { model.training(Training::new(STATISTICS_MOMENTUM, false)) } else { model })
     }
 
-    /// The adapter as it stands.
-    fn file(&self, trainer: &Trainer, layout: &Layout) -> Result<AdapterFile> {
+    /// The adapter as it stands; `split` is the seed by which the data were divided.
+    fn file(&self, trainer: &Trainer, layout: &Layout, split: u64) -> Result<AdapterFile> {
         let params: Vec<&ParamSpec> = self.base.plan.params.iter().collect();
         let values = |tensors: &[Tensor]| tensors.iter().map(Tensor::to_vec::<f32>).collect::<Result<Vec<_>>>();
         let (trained, statistics) = (values(&trainer.parameters()?)?, values(&trainer.buffers()?)?);
@@ -383,6 +404,7 @@ impl<'a> One<'a> {
             classes: self.items.classes().to_vec(),
             normalize: self.base.normalize.to_string(),
             bits: self.settled.bits,
+            split: (split, self.settled.holdout),
             tensors,
         })
     }

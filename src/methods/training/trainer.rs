@@ -390,9 +390,10 @@ impl Trainer {
             loss_first: log.loss_first,
             loss_last: if log.open.1 > 0 { log.open.0 / log.open.1 as f64 } else { log.loss_last },
             seconds: start.elapsed().as_secs_f64(),
-            items_per_s: steps * self.recipe.batch as f64 / clock.busy.as_secs_f64(),
-            dispatches_per_step: clock.dispatches as f64 / steps,
-            host_ms_per_step: clock.host_ms(steps),
+            // Of no step there is nothing to say.
+            items_per_s: if steps > 0.0 { steps * self.recipe.batch as f64 / clock.busy.as_secs_f64() } else { 0.0 },
+            dispatches_per_step: clock.dispatches as f64 / steps.max(1.0),
+            host_ms_per_step: clock.host_ms(steps.max(1.0)),
             peak_device_bytes: self.runtime.memory().peak_bytes,
             loss_scale: scale.map(|scale| scale.scale),
             skipped_steps: scale.map(|scale| scale.skipped),

@@ -296,8 +296,8 @@ impl Quantized {
 /// infinity or a magnitude of 2^127 and more NaN.
 ///
 /// # Errors
-/// [`Error::Shape`] unless `w` has two axes, [`Error::DType`] unless it is a float tensor, [`Error::Argument`] if it
-/// wants a gradient, [`Error::Limit`] on software adapters for [`Block::Row`] past 130,000 inner elements.
+/// [`crate::Error::Shape`] unless `w` has two axes, [`crate::Error::DType`] unless it is a float tensor, [`crate::Error::Argument`] if it
+/// wants a gradient, [`crate::Error::Limit`] on software adapters for [`Block::Row`] past 130,000 inner elements.
 pub fn quantize(w: &Tensor, bits: Bits, block: Block) -> Result<Quantized> {
     const OP: &str = "quantize";
     refuse(OP, &[w])?;
