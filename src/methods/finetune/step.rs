@@ -29,7 +29,7 @@ impl FinetuneStep {
     /// An adapter on the network called `arch`, of random weights, in batches of `batch` images.
     ///
     /// # Errors
-    /// [`Error::Input`] for names and numbers that there are not, else as [`Trainer::new`].
+    /// [`crate::Error::Input`] for names and numbers that there are not, else as [`Trainer::new`].
     pub fn new(runtime: &Runtime, arch: &str, spec: &AdapterSpec, batch: usize) -> Result<Self> {
         let base = Base::load(arch, &NetworkFlags::default(), 0)?;
         let (n, side) = (BATCHES * batch, base.spec.image());
@@ -68,7 +68,7 @@ impl FinetuneStep {
     /// Images, network, backward and optimizer; the loss `[]` before it.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`] if the device is gone.
+    /// [`crate::Error::DeviceLost`] if the device is gone.
     pub fn run(&self) -> Result<Tensor> {
         let mut trainer = self.trainer.borrow_mut();
         trainer.advance(&mut |_, items| self.task.feed(items), &mut |batch| self.task.loss(&self.network, batch))
