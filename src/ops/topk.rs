@@ -20,7 +20,7 @@ const LISTS_SIZE: u64 = 64;
 /// Places of the longest list.
 const LIST_MAX: usize = 32;
 /// Most that is selected.
-const SELECT_MAX: usize = 4096;
+pub(crate) const SELECT_MAX: usize = 4096;
 /// Elements that one invocation walks at most: five rounds per vec4 where a list takes all of them, 25 where digits are
 /// counted, which also walks its counts and places.
 const LIST_WALK: usize = 1 << 15;

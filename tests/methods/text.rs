@@ -75,6 +75,14 @@ fn logits_are_those_of_the_reference() {
         let texts = texts(spec.vocab);
         let types: Option<Vec<u32>> = (spec.types > 0).then(|| (0..33).map(|i| u32::from(i % 3 == 1)).collect());
         let (features, logits) = reference_tokens(model.plan(), &weights, &slices(&texts), types.as_deref()).unwrap();
+        if spec.types > 0 {
+            for (types, part) in
+                [(vec![0; 32], "one segment for each token"), (vec![9; 33], "a segment past its table")]
+            {
+                let e = reference_tokens(model.plan(), &weights, &slices(&texts), Some(&types)).unwrap_err();
+                assert!(e.to_string().contains(part), "{name}: {e}");
+            }
+        }
         let mut batch = TokenBatch::of(&runtime, &slices(&texts)).unwrap();
         batch.types = types.map(|types| Tensor::from_slice(&runtime, &types, &[33]).unwrap());
         let got = f64s(&model.token_features(&batch).unwrap());

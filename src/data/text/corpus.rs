@@ -151,19 +151,29 @@ impl Corpus {
 
 /// A text to predict, with or without what stands in front.
 fn told(texts: &mut Texts, record: &Record, tokenizer: &Tokenizer, encoding: &Encoding) -> Result<()> {
-    let (mut ids, loss_from) = if encoding.prompt && !record.prompt.is_empty() {
+    // Where the text's own tokens begin.
+    let (mut ids, loss_from, begin) = if encoding.prompt && !record.prompt.is_empty() {
         let mut ids = tokenizer.encode(&format!("{}\n", record.prompt))?;
+        // The text goes on where some tokenizers put an end.
+        if ids.len() > 1 && ids.last().copied() == tokenizer.eos() {
+            ids.pop();
+        }
         let loss_from = ids.len();
         ids.extend(tokenizer.encode_more(&record.text)?);
-        (ids, loss_from)
+        (ids, loss_from, loss_from)
     } else {
-        (tokenizer.encode(&record.text)?, 1)
+        let ids = tokenizer.encode(&record.text)?;
+        let begin = usize::from(tokenizer.bos().is_some());
+        (ids, 1, begin)
     };
+    let n_own = ids.len().saturating_sub(begin);
+    let n_kept = n_own.min(encoding.max_len.saturating_sub(begin));
+    let bytes = (record.text.len() as f64 * n_kept as f64 / n_own.max(1) as f64).round() as usize;
     ids.extend(tokenizer.eos().filter(|_| encoding.end));
     texts.n_cut += usize::from(ids.len() > encoding.max_len);
     ids.truncate(encoding.max_len);
     let loss_from = loss_from.min(ids.len());
-    texts.push(ids, loss_from, record.text.len());
+    texts.push(ids, loss_from, bytes);
     Ok(())
 }
 

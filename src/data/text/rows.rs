@@ -51,12 +51,17 @@ pub(super) fn read(path: &Path) -> Result<Rows> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let first = text.lines().find(|line| !line.trim().is_empty());
     let Some(first) = first else { return Err(Error::file(path, "holds no text")) };
-    if first.trim_end() == "mr,ref" {
+    let heading = heading(first);
+    if heading == ["mr", "ref"] {
         restaurants(path, text)
     } else if is_labelled_line(first) || (first.contains('\t') && text.lines().nth(1).is_some_and(is_labelled_line)) {
         labelled_lines(path, text)
     } else if is_labelled_csv(first) {
-        labelled_csv(path, text)
+        labelled_csv(path, text, 0)
+    } else if heading == ["class index", "title", "description"] {
+        labelled_csv(path, text, 1)
+    } else if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("csv")) {
+        Err(Error::file(path, "columns that are not known: mr,ref or class,title,description wanted"))
     } else {
         let record = Record { prompt: String::new(), text: text.to_string(), label: None };
         Ok(Rows { kind: CorpusKind::Plain, records: vec![record], classes: vec![] })
@@ -65,6 +70,12 @@ pub(super) fn read(path: &Path) -> Result<Rows> {
 
 fn is_labelled_line(line: &str) -> bool {
     line.rsplit_once('\t').is_some_and(|(_, label)| label.trim_end().parse::<u32>().is_ok())
+}
+
+/// The fields of a line of CSV in lower case.
+fn heading(line: &str) -> Vec<String> {
+    let row = reader(line).into_records().next().and_then(std::result::Result::ok).unwrap_or_default();
+    row.iter().map(|field| field.trim().to_lowercase()).collect()
 }
 
 /// Whether a line is `"class","title","description"`.
@@ -137,10 +148,10 @@ fn labelled_lines(path: &Path, text: &str) -> Result<Rows> {
 /// Largest number of classes.
 const MAX_CLASSES: u32 = 10_000;
 
-/// AG News: class from 1 on, title, description.
-fn labelled_csv(path: &Path, text: &str) -> Result<Rows> {
+/// AG News: class from 1 on, title, description, behind `skip` rows.
+fn labelled_csv(path: &Path, text: &str, skip: usize) -> Result<Rows> {
     let mut records = Vec::new();
-    let bad = each_row(text, 0, |row| {
+    let bad = each_row(text, skip, |row| {
         let label = row[0].parse::<u32>().ok().filter(|label| (1..=MAX_CLASSES).contains(label));
         let label = label.ok_or_else(|| format!("class {:?}, a number from 1 on wanted", &row[0]))?;
         // Line breaks came as a backslash.

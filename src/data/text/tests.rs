@@ -114,8 +114,8 @@ fn broken_vocabularies_are_refused() {
     assert!(Tokenizer::load(folder.path()).unwrap_err().to_string().contains("a folder without a tokenizer"));
 }
 
-#[test]
-fn hugging_faces_tokenizers_are_read() {
+/// A tokenizer that puts `[CLS]` in front of texts and `[SEP]` behind them.
+fn enclosing() -> Tokenizer {
     let words = r#"{"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "good": 4, "film": 5, "bad": 6}"#;
     let special = |id: u32, name: &str| {
         format!(
@@ -131,7 +131,12 @@ fn hugging_faces_tokenizers_are_read() {
         "model": {{"type": "WordLevel", "vocab": {words}, "unk_token": "[UNK]"}}}}"#
     );
     let (_folder, path) = written("tokenizer.json", json.as_bytes());
-    let tokenizer = Tokenizer::load(path.parent().unwrap()).unwrap();
+    Tokenizer::load(path.parent().unwrap()).unwrap()
+}
+
+#[test]
+fn hugging_faces_tokenizers_are_read() {
+    let tokenizer = enclosing();
     // Not cut at the 3 tokens that whoever saved it had.
     assert_eq!(tokenizer.encode("Good film , bad").unwrap(), [2, 4, 5, 1, 6, 3]);
     assert_eq!(tokenizer.encode_more("good").unwrap(), [4]);
@@ -154,7 +159,15 @@ fn rows_become_texts_or_are_named_by_line() {
     let corpus = Corpus::load(&path, 1, 0.0).unwrap();
     assert_eq!((corpus.kind, corpus.train.len(), corpus.test.len()), (CorpusKind::Restaurants, 3, 0));
     assert_eq!((corpus.train[0].text.as_str(), corpus.train[1].prompt.as_str()), ("a b\nc", "name[B], x[y]"));
+    let heading = |text: &str| {
+        let (_folder, path) = written("any.csv", text.as_bytes());
+        let corpus = Corpus::load(&path, 1, 0.0).unwrap();
+        (corpus.kind, corpus.train.len(), corpus.train[0].text.clone())
+    };
+    assert_eq!(heading("MR,ref\nname[A],b\n"), (CorpusKind::Restaurants, 1, "b".into()));
+    assert_eq!(heading("Class Index,Title,Description\n1,t,d\n"), (CorpusKind::Labelled, 1, "t d".into()));
     for (name, text, part) in [
+        ("a.csv", "name,what\nx,y\n", "columns that are not known: mr,ref or class,title,description wanted"),
         ("a.csv", "mr,ref\nx,y\nx,y,z\nx,\n", "bad rows: line 3: 3 fields, mr,ref wanted; line 4: an empty ref"),
         (
             "a.tsv",
@@ -194,9 +207,17 @@ fn texts_become_tokens() {
     assert_eq!((train.loss_from.as_slice(), train.bytes.as_slice(), train.n_cut), ([4].as_slice(), [3].as_slice(), 0));
     assert!(test.is_empty());
     let (short, _) = corpus.encode(&tokenizer, &Encoding { max_len: 6, ..with }).unwrap();
-    assert_eq!((short.ids[0].len(), short.n_cut), (6, 1));
+    // Two of the text's four tokens are left, of its three bytes half.
+    assert_eq!((short.ids[0].len(), short.n_cut, short.bytes[0]), (6, 1, 2));
+    let (none, _) = corpus.encode(&tokenizer, &Encoding { max_len: 3, ..with }).unwrap();
+    assert_eq!((none.ids[0].len(), none.loss_from[0], none.bytes[0]), (3, 3, 0));
     let (bare, _) = corpus.encode(&tokenizer, &ENCODING).unwrap();
     assert_eq!((bare.ids[0].as_slice(), bare.loss_from[0]), ([1, space, b, space, b].as_slice(), 1));
+
+    // No end between prompt and text.
+    let (_folder, path) = written("any.csv", b"mr,ref\ngood,film bad\n");
+    let (train, _) = Corpus::load(&path, 1, 0.0).unwrap().encode(&enclosing(), &with).unwrap();
+    assert_eq!((train.ids[0].as_slice(), train.loss_from[0], train.bytes[0]), ([2, 4, 5, 6, 3].as_slice(), 2, 8));
 
     let (_folder, path) = written("any.tsv", b"sentence\tlabel\na b\t1\nb\t0\n");
     let (train, _) = Corpus::load(&path, 1, 0.0).unwrap().encode(&tokenizer, &ENCODING).unwrap();

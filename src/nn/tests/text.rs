@@ -1,7 +1,7 @@
 //! Language models read off names, shapes and what stands beside them.
 
 use super::header_of;
-use crate::nn::text::{self, OutputKind, Rotary, TextFamily, TextPool, TextSpec};
+use crate::nn::text::{self, OutputKind, Rotary, Sampling, TextFamily, TextPool, TextSpec};
 use crate::nn::{Header, Hints, ModelSpec, identify, untrained};
 use crate::ops::Act;
 use crate::ops::rotary::Style;
@@ -80,11 +80,28 @@ fn a_config_completes_the_weights_or_is_refused() {
     let rotary = Some(Rotary { base: 5e5, style: Style::Halves });
     let want = TextSpec { eps: 1e-5, positions: 99, act: Act::GeluTanh, rotary, ..llama() };
     assert_eq!(load().unwrap().0, want);
+    let together = r#""rope_theta": 1e4, "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}"#;
+    std::fs::write(at.join("config.json"), config.replace(r#""rope_theta": 500000.0"#, together)).unwrap();
+    assert_eq!(load().unwrap().0, want);
     for (config, part) in [
         (r#"{"num_attention_heads": 5}"#, "5 heads of 9 where model.layers.0.self_attn.o_proj.weight takes 48 values"),
         (r#"{"num_attention_heads": -1}"#, "num_attention_heads is -1, a whole number from 1 on wanted"),
         (r#"{"num_attention_heads": 6, "hidden_act": "quick"}"#, "hidden_act is \"quick\"; silu, gelu"),
         (r#"{"num_attention_heads": 6, "rope_scaling": {"rope_type": "llama3"}}"#, "only plain rotary positions"),
+        (r#"{"num_attention_heads": 6, "rope_parameters": {"rope_type": "yarn"}}"#, "only plain rotary positions"),
+        (r#"{"num_attention_heads": 6, "rope_parameters": {"full_attention": {}}}"#, "only plain rotary positions"),
+        (
+            r#"{"num_attention_heads": 6, "rope_parameters": {"rope_theta": "x"}}"#,
+            "rope_theta is \"x\", a number wanted",
+        ),
+        (
+            r#"{"num_attention_heads": 6, "rope_parameters": {"partial_rotary_factor": 0.5}}"#,
+            "factor is 0.5: only heads",
+        ),
+        (r#"{"num_attention_heads": 6, "partial_rotary_factor": 0.25}"#, "factor is 0.25: only heads"),
+        (r#"{"num_attention_heads": 6, "model_type": "gemma2"}"#, "model_type is \"gemma2\": its layers"),
+        (r#"{"num_attention_heads": 6, "model_type": "granite"}"#, "model_type is \"granite\": its layers"),
+        (r#"{"num_attention_heads": 6, "residual_multiplier": 0.22}"#, "residual_multiplier is 0.22: only 1"),
         (r#"{"position_embedding_type": "relative_key"}"#, "only absolute and rotary positions"),
         ("[]", "config.json"),
     ] {
@@ -151,4 +168,20 @@ fn sites_are_the_layers_of_blocks() {
     let llama = sites(llama());
     assert_eq!(llama.len(), 21);
     assert_eq!(llama[1], ("model.layers.0.self_attn.k_proj".into(), 48, 0..16));
+}
+
+#[test]
+fn sampling_that_no_kernel_holds_is_refused_early() {
+    let with = |temperature, top_k| Sampling { temperature, top_k, ..Sampling::greedy(1) };
+    for (temperature, top_k) in [(0.0, 0), (1e-6, 4096), (1.0, 5000)] {
+        assert!(with(temperature, top_k).check(5000).is_ok(), "{temperature}, {top_k}");
+    }
+    for (temperature, top_k, part) in [
+        (1e-7, 0, "a temperature of 1e-7, 0 or at least 1e-6 wanted"),
+        (1.0, 4097, "the 4097 likeliest tokens, at most 4096 or all 5000 wanted"),
+        (1.0, 5001, "the 5001 likeliest of 5000 tokens"),
+    ] {
+        let message = with(temperature, top_k).check(5000).unwrap_err().to_string();
+        assert!(message.contains(part) && !message.contains('\n'), "{message}");
+    }
 }

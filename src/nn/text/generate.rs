@@ -157,6 +157,8 @@ impl Generator {
 
     /// Begins new texts; answers the logits of what comes next, `[batch, vocab]`. Rows past the prompts have no meaning.
     ///
+    /// The next call may write other logits into the same tensor: read or copy it before.
+    ///
     /// # Errors
     /// [`Error::Argument`] for no prompts, more than there is room for, an empty one or one past `max_len`.
     pub fn start(&mut self, prompts: &[&[u32]]) -> Result<Tensor> {
@@ -190,6 +192,8 @@ impl Generator {
     }
 
     /// One more token of each text; answers the logits of what comes next, `[batch, vocab]`.
+    ///
+    /// The next call writes other logits into the same tensor: read or copy it before.
     ///
     /// # Errors
     /// [`Error::Argument`] unless there is one token for each text and room for it.

@@ -81,10 +81,20 @@ impl Config {
 
     fn number(&self, keys: &[&'static str]) -> Result<Option<f32>> {
         let Some((key, value)) = self.get(keys) else { return Ok(None) };
+        self.as_number(key, value).map(Some)
+    }
+
+    fn as_number(&self, key: &str, value: &Value) -> Result<f32> {
         match value.as_f64().filter(|x| x.is_finite() && *x >= 0.0) {
-            Some(x) => Ok(Some(x as f32)),
+            Some(x) => Ok(x as f32),
             None => self.fail(format!("{key} is {value}, a number wanted")),
         }
+    }
+
+    /// A value of rotary positions: in newer files they stand together, in older ones on their own.
+    fn rotary(&self, key: &'static str) -> Option<&Value> {
+        let together = self.get(&["rope_parameters"]).and_then(|(_, all)| all.get(key)).filter(|v| !v.is_null());
+        together.or_else(|| Some(self.get(&[key])?.1))
     }
 
     fn act(&self) -> Result<Option<Act>> {
@@ -102,6 +112,34 @@ impl Config {
 
     /// An error for what would change the numbers and is not computed here.
     fn check_known(&self) -> Result<()> {
+        if let Some((key, value)) = self.get(&["model_type"]) {
+            let other = value.as_str().is_some_and(|name| name.starts_with("gemma") || name.starts_with("granite"));
+            if other {
+                return self
+                    .fail(format!("{key} is {value}: its layers have Llama's names and compute something else"));
+            }
+        }
+        for key in ["embedding_multiplier", "residual_multiplier", "logits_scaling"] {
+            if let Some((_, value)) = self.get(&[key])
+                && value.as_f64() != Some(1.0)
+            {
+                return self.fail(format!("{key} is {value}: only 1 is computed here"));
+            }
+        }
+        if let Some((key, value)) = self.get(&["rope_parameters"]) {
+            let kind = value.get("rope_type").or_else(|| value.get("type")).filter(|kind| !kind.is_null());
+            // Some models have one set for each kind of layer.
+            let is_one = value.as_object().is_some_and(|all| !all.values().any(Value::is_object));
+            if !is_one || kind.is_some_and(|kind| kind != "default") {
+                return self.fail(format!("{key} is {value}: only plain rotary positions are computed here"));
+            }
+        }
+        if let Some(value) = self.rotary("partial_rotary_factor")
+            && value.as_f64() != Some(1.0)
+        {
+            return self
+                .fail(format!("partial_rotary_factor is {value}: only heads turned as a whole are computed here"));
+        }
         if let Some((key, value)) = self.get(&["rope_scaling"]) {
             let plain = value.get("rope_type").or_else(|| value.get("type")).and_then(Value::as_str);
             if plain != Some("default") {
@@ -174,7 +212,7 @@ impl TextSpec {
         }
         let kv_heads = config.count(&["num_key_value_heads", "n_kv_heads"])?.unwrap_or(kv_width / head_width).max(1);
         let eps = config.number(&["rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps"])?;
-        let base = config.number(&["rope_theta"])?;
+        let base = config.rotary("rope_theta").map(|value| config.as_number("rope_theta", value)).transpose()?;
         let has = |name: &str| header.has_layer(name);
         let has_in_block = |part: &str, end: &str| {
             (0..depth.max(1)).any(|i| header.shape(&format!("{blocks}{i}.{part}.{end}")).is_some())

@@ -13,8 +13,8 @@ use crate::{Error, Result};
 /// are the segments of all tokens, if there are several.
 ///
 /// # Errors
-/// [`Error::Argument`] if the weights are not those of `plan`, this is no language model's, or an id or a text is past its
-/// table.
+/// [`Error::Argument`] if the weights are not those of `plan`, this is no language model's, an id, a text or a segment is past
+/// its table, or there is not one segment for each token.
 pub fn reference_tokens(
     plan: &Plan,
     weights: &Weights,
@@ -31,6 +31,14 @@ pub fn reference_tokens(
     }
     if text.position.is_some_and(|id| longest + text.first_position > n_rows(id)) {
         return fail("a text past the table of positions");
+    }
+    if let Some(types) = types {
+        if types.len() != texts.iter().map(|ids| ids.len()).sum::<usize>() {
+            return fail("not one segment for each token");
+        }
+        if text.types.is_some_and(|id| types.iter().any(|kind| *kind as usize >= n_rows(id))) {
+            return fail("a segment past its table");
+        }
     }
     let features = params.tokens(text, texts, types);
     let logits = match &text.output {

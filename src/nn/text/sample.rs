@@ -6,12 +6,15 @@ use crate::ops::{gather, reduce, topk};
 use crate::philox::stream;
 use crate::{DType, Error, Result, Tensor};
 
+/// Lowest temperature but 0: logits over a lower one leave f32.
+const MIN_TEMPERATURE: f32 = 1e-6;
+
 /// How the next token is chosen, and when a text ends.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
-    /// What logits are divided by; 0 takes the likeliest token.
+    /// What logits are divided by; 0 takes the likeliest token. Else at least 1e-6.
     pub temperature: f32,
-    /// Only the likeliest tokens, so many of them; 0 for all.
+    /// Only the likeliest tokens, so many of them; 0 for all. At most 4096, or the whole vocabulary.
     pub top_k: usize,
     /// Seed of the draws.
     pub seed: u64,
@@ -29,10 +32,17 @@ impl Sampling {
     }
 
     /// An error if it makes no sense for a vocabulary.
-    pub(super) fn check(&self, vocab: usize) -> Result<()> {
+    pub(in crate::nn) fn check(&self, vocab: usize) -> Result<()> {
         let fail = |message: String| Err(Error::argument("sampling", message));
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
             return fail(format!("a temperature of {}, 0 or more wanted", self.temperature));
+        }
+        if self.temperature > 0.0 && self.temperature < MIN_TEMPERATURE {
+            return fail(format!("a temperature of {:e}, 0 or at least {MIN_TEMPERATURE:e} wanted", self.temperature));
+        }
+        if self.top_k > topk::SELECT_MAX && self.top_k < vocab {
+            let most = topk::SELECT_MAX;
+            return fail(format!("the {} likeliest tokens, at most {most} or all {vocab} wanted", self.top_k));
         }
         if self.top_k > vocab {
             return fail(format!("the {} likeliest of {vocab} tokens", self.top_k));
