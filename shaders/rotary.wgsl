@@ -1,7 +1,7 @@
 // Rotary positions: pair i of a head's elements, (a, b), turns by the angle t = position base^(-2 i / d):
 // (a cos t - b sin t, a sin t + b cos t). One invocation turns one pair (plain) or four (vec4) of one token, in several
 // heads, whose angles are the same.
-// Angles are whole numbers of 2^-32 turns, the product of a position and a frequency of 64 bits: no position is too large.
+// Angles are whole numbers of 2^-32 turns, the product of a position and a frequency of 64 bits, exact up to position 2^24.
 const WG_SIZE = 64u;
 override HALVES: u32 = 0u;       // pairs are elements (2 i, 2 i + 1) if 0, (i, i + d / 2) if 1
 

@@ -117,7 +117,11 @@ fn slots_keep_to_their_ranges() {
         for law in Law::ALL {
             let mixture = Mixture::new(&runtime, law, SEED, &slots).unwrap();
             assert_eq!(mixture.slots(), slots);
-            assert_eq!(mixture.draws(), 37 * 19 + 130 * 65 + 18 * 19 + 1 + 50 * 65);
+            let draws = match law {
+                Law::Onehot | Law::Srht => 37 + 2 * 130 + 18 + 1 + 2 * 50,
+                _ => 37 * 19 + 130 * 65 + 18 * 19 + 1 + 50 * 65,
+            };
+            assert_eq!(mixture.draws(), draws);
             let (c, d_out) = (draw(n_c, 1), draw(n, 2));
             let mut want = vec![f64::from(UNTOUCHED); n];
             reference::form(law, SEED, &slots, &c, &mut want);
@@ -134,6 +138,33 @@ fn slots_keep_to_their_ranges() {
         }
         assert_eq!(runtime.damaged_guards().unwrap(), 0);
     }
+}
+
+#[test]
+fn many_bases_and_many_chunks() {
+    let Some(runtime) = adapter_runtime() else { return };
+    // More bases than one dispatch of a software adapter forms; then more sums over chunks of 128 blocks than are kept, the first
+    // slot's in several chunks of its own.
+    let many_bases = vec![Slot { fixed: 0.5, ..slot(17, 61_440 + 7) }];
+    let of = |i: usize| Slot { out: 8000 + i, layer: i as u32, ..slot(1, 131) };
+    let many_chunks: Vec<Slot> = std::iter::once(slot(8000, 131)).chain((0..32_100).map(of)).collect();
+    // Each of n additions rounds by up to 2^-24 of a sum that grows with its root: some sqrt(n) 2^-24 in all, below four times that
+    // for the worst element. One term left out would be off by 1 / sqrt(n).
+    let bound = |n: usize| f64::max(4.0 * (n as f64).sqrt() / f64::from(1 << 24), 1e-5);
+    for slots in [many_bases, many_chunks] {
+        let (n, k) = (slots.iter().map(|slot| slot.len).sum(), slots[0].k);
+        let mixture = Mixture::new(&runtime, Law::Uniform8, SEED, &slots).unwrap();
+        let (c, d_out) = (draw(k, 1), draw(n, 2));
+        let mut want = vec![0.0; n];
+        reference::form(Law::Uniform8, SEED, &slots, &c, &mut want);
+        let far = error(&formed(&mixture, &runtime, &c, n), &want);
+        assert!(far < bound(k), "{} slots: form is {far:e} off", slots.len());
+        let mut want = vec![0.0; k];
+        reference::project(Law::Uniform8, SEED, &slots, &d_out, &mut want);
+        let far = error(&projected(&mixture, &runtime, &d_out, k), &want);
+        assert!(far < bound(slots.len()), "{} slots: project is {far:e} off", slots.len());
+    }
+    assert_eq!(runtime.damaged_guards().unwrap(), 0);
 }
 
 #[test]

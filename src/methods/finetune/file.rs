@@ -10,6 +10,7 @@ use std::path::Path;
 use super::adapter::COEFFICIENTS;
 use super::method::AdapterSpec;
 use crate::nn::{Checkpoint, ParamList, RawTensor, Weights};
+use crate::ops::basis::{group_step, nearest_multiple};
 use crate::{DType, Error, Result};
 
 /// The format that is written, and the newest that is read.
@@ -171,8 +172,8 @@ pub(super) fn check_bits(bits: u32) -> Result<()> {
     Err(Error::Input(format!("coefficients of {bits} bits: 2, 3, 4, 8 or 32 wanted")))
 }
 
-/// `values` as so many bits hold them, by groups of `k`: the same numbers as [`crate::ops::basis::Rounding`] gives
-/// to groups of at least 1e-30, up to a value that lies within rounding of a half step.
+/// `values` as so many bits hold them, by groups of `k`: the same numbers as [`crate::ops::basis::Rounding`] gives to
+/// finite ones.
 ///
 /// # Errors
 /// [`Error::Input`] for other bits than 32, 8, 4, 3 and 2.
@@ -186,10 +187,10 @@ impl Packed {
         let largest = ((1_u32 << (bits - 1)) - 1) as f32;
         let mut packed = Self { scales: Vec::new(), bytes: vec![0; (values.len() * bits as usize).div_ceil(8)] };
         for (g, group) in values.chunks(k).enumerate() {
-            let scale = group.iter().fold(0.0_f32, |most, v| most.max(v.abs())) / largest;
+            let scale = group_step(group, bits);
             packed.scales.push(scale);
             for (i, &value) in group.iter().enumerate() {
-                let step = if scale > 0.0 { (value / scale).round_ties_even().clamp(-largest, largest) } else { 0.0 };
+                let step = nearest_multiple(value, scale).clamp(-largest, largest);
                 put(&mut packed.bytes, (g * k + i) * bits as usize, bits, (step + largest) as u32);
             }
         }

@@ -228,10 +228,15 @@ impl Mixture {
         &self.0.slots
     }
 
-    /// Entries of bases that one pass draws: `len k` of every slot, and `len` for each fixed basis.
+    /// Numbers that one pass draws: `len k` of every slot, or `len` where the law is `onehot` or `srht`, which draw the signs and
+    /// a shuffle; and `len` for each fixed basis.
     #[must_use]
     pub fn draws(&self) -> u64 {
-        let of = |slot: &Slot| slot.len as u64 * (slot.k as u64 + u64::from(slot.fixed != 0.0));
+        let each = |slot: &Slot| match self.0.law {
+            Law::Onehot | Law::Srht => 1,
+            _ => slot.k as u64,
+        };
+        let of = |slot: &Slot| slot.len as u64 * (each(slot) + u64::from(slot.fixed != 0.0));
         self.0.slots.iter().map(of).sum()
     }
 

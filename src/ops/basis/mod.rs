@@ -36,6 +36,7 @@ mod rounding;
 
 pub use mixture::Mixture;
 pub use rounding::Rounding;
+pub(crate) use rounding::{group_step, nearest_multiple};
 
 use super::random::RNG;
 use crate::philox::stream;

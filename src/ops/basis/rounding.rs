@@ -17,7 +17,7 @@ const WG_SIZE: usize = 64;
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct RoundingParams {
     n_groups: u32,
-    n_levels: f32,
+    per_step: f32,
 }
 
 pub(super) const ROUNDING_FWD: Kernel =
@@ -26,9 +26,37 @@ pub(super) const ROUNDING_FWD: Kernel =
         .types(&["Acc"], &[&[DType::F32]])
         .params::<RoundingParams>();
 
+/// Groups whose sizes are all below become zeros: their step would be no normal number.
+const SMALLEST: f32 = 1e-30;
+
+/// The step over the largest size.
+fn per_step(bits: u32) -> f32 {
+    1.0 / ((1_u32 << (bits - 1)) - 1) as f32
+}
+
+/// The step of a group on the host, as the kernel has it; 0 for a group of zeros.
+pub(crate) fn group_step(group: &[f32], bits: u32) -> f32 {
+    let largest = group.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
+    if largest >= SMALLEST { largest * per_step(bits) } else { 0.0 }
+}
+
+/// Which multiple of `step` is nearest to `x`, as the kernel decides it.
+pub(crate) fn nearest_multiple(x: f32, step: f32) -> f32 {
+    if step == 0.0 {
+        return 0.0;
+    }
+    let size = x.abs();
+    let guess = (size / step).round_ties_even();
+    let odd = guess % 2.0 == 1.0;
+    let (upper, lower) = ((guess + 0.5) * step, (guess - 0.5) * step);
+    let up = f32::from(u8::from(size > upper || size == upper && odd));
+    let down = f32::from(u8::from(size < lower || size == lower && odd));
+    (guess + up - down).copysign(x)
+}
+
 /// Numbers rounded to a few bits, as an adapter's file keeps them: each group has a step of its own, its largest size over
-/// `2^(bits - 1) - 1`, and every number becomes the nearest multiple of it, ties to even, up to
-/// a value that lies within rounding of a half step, which adapters may round either way.
+/// `2^(bits - 1) - 1`, and every number becomes the nearest multiple of it, ties to even. Step, middles between multiples and
+/// multiples are single products in f32, so the numbers are the same on every adapter, for sizes up to 2^125.
 ///
 /// Where training reads the rounded numbers in place of the exact ones and takes their gradients for those of the exact ones
 /// (straight-through), it learns numbers that bear the rounding.
@@ -38,7 +66,7 @@ pub struct Rounding {
     groups: Tensor,
     longest: usize,
     end: usize,
-    n_levels: f32,
+    per_step: f32,
 }
 
 impl Rounding {
@@ -65,7 +93,7 @@ impl Rounding {
             groups: Tensor::constant(runtime, &words)?,
             longest: groups.iter().map(|(_, len)| *len).max().unwrap_or(0),
             end,
-            n_levels: ((1_u32 << (bits - 1)) - 1) as f32,
+            per_step: per_step(bits),
         })
     }
 
@@ -91,7 +119,7 @@ impl Rounding {
         out.runtime()
             .launch(&ROUNDING_FWD)
             .bind([self.groups.binding(), values.contiguous()?.binding(), binding])
-            .params(&RoundingParams { n_groups: n as u32, n_levels: self.n_levels })
+            .params(&RoundingParams { n_groups: n as u32, per_step: self.per_step })
             .groups(n as u64)
             .rounds(2 * self.longest.div_ceil(WG_SIZE) + 16)
             .cost(4 * self.end as u64, 12 * self.end as u64)

@@ -8,7 +8,7 @@ use crate::ops::elementwise::square;
 use crate::ops::random::Key;
 use crate::ops::{Act, reduce};
 use crate::reference::random;
-use crate::{DeviceChoice, Error, Runtime, Tensor};
+use crate::{DType, DeviceChoice, Error, Runtime, Tensor};
 
 /// A device, or nothing with one line that says why.
 fn runtime() -> Option<Runtime> {
@@ -154,5 +154,33 @@ fn training_for_few_bits_forms_what_the_file_will_hold() {
         let stored = form(&super::file::rounded(&values, k, bits).unwrap(), None);
         assert!(aware == stored, "{bits} bits: training sees other numbers than the file holds");
         assert!(aware != plain, "{bits} bits: nothing was rounded");
+    }
+}
+
+#[test]
+fn files_and_kernels_round_alike_at_half_steps() {
+    let Some(runtime) = runtime() else { return };
+    for bits in [2, 3, 4, 8] {
+        let levels = ((1 << (bits - 1)) - 1) as f32;
+        // Of each group, the largest size, the middles between steps and their neighbours; one below what has a step.
+        let k = 3 * 128;
+        let sizes = drawn(40, 1.0, 3).into_iter().map(f32::abs).chain([1e-31, 3.0, 1e-29]);
+        let values: Vec<f32> = sizes
+            .flat_map(|size| {
+                let middle = move |i: u32| size * (((i / 3) as f32 + 0.5) / levels).min(1.0);
+                let near =
+                    move |i: u32| [middle(i), middle(i).next_up(), middle(i).next_down()][i as usize % 3].min(size);
+                let sign = |i: u32| if i.is_multiple_of(2) { 1.0 } else { -1.0 };
+                (0..k as u32).map(move |i| if i + 1 == k as u32 { size } else { sign(i) * near(i) })
+            })
+            .collect();
+        let groups: Vec<(usize, usize)> = (0..values.len() / k).map(|g| (g * k, k)).collect();
+        let out = Tensor::zeros(&runtime, &[values.len()], DType::F32).unwrap();
+        let given = Tensor::from_slice(&runtime, &values, &[values.len()]).unwrap();
+        crate::ops::basis::Rounding::new(&runtime, &groups, bits).unwrap().run(&given, &out).unwrap();
+        let (got, want) = (out.to_vec::<f32>().unwrap(), super::file::rounded(&values, k, bits).unwrap());
+        let other = (0..got.len()).find(|&i| got[i] != want[i]);
+        assert!(other.is_none(), "{bits} bits, {other:?}: {:?}", other.map(|i| (values[i], got[i], want[i])));
+        assert!(got[40 * k..41 * k].iter().all(|v| *v == 0.0), "{bits} bits: no zeros");
     }
 }
