@@ -20,7 +20,7 @@ use leanvision::methods::finetune::{
 use leanvision::methods::training::TrainFlags;
 use leanvision::nn::NormPlace;
 use leanvision::ops::Act;
-use leanvision::report::{CommonFlags, Table, print};
+use leanvision::report::{CommonFlags, Page, Scatter, Table, bytes, number, print};
 use leanvision::runtime::Runtime;
 use serde_json::{Map, Value, json};
 
@@ -101,6 +101,7 @@ fn run(flags: &Flags) -> anyhow::Result<bool> {
     }
     print(&table.to_string())?;
     let all = bench.bounds.iter().all(|bound| bound.value >= bound.least);
+    bench.page(&table)?;
     let lines: Vec<Value> =
         (bench.bounds.iter()).map(|b| json!({ "bound": b.what, "reached": b.value, "at_least": b.least })).collect();
     let whole = json!({ "adapter": bench.runtime.profile().to_string(), "bounds": lines, "runs": bench.reports });
@@ -139,6 +140,44 @@ impl Bench<'_> {
 
     fn data(&self, name: &str) -> Option<String> {
         Some(self.flags.data.join(name).display().to_string())
+    }
+
+    /// All runs side by side: what they reach over the numbers they train, sizes, times.
+    fn page(&self, bounds: &Table) -> anyhow::Result<()> {
+        let mut page = Page::new("finetune: methods side by side", &self.runtime.profile().to_string());
+        let mut table =
+            Table::new(&["run", "judged", "trained", "file", "step, ms", "LoRA's step, ms", "adapters in a GiB"]);
+        let mut images = Scatter::new("trained numbers, the head left out", "accuracy, %");
+        let mut texts = Scatter::new("trained numbers", "nats per token");
+        for (name, report) in &self.reports {
+            let of = |key: &str| report[key].as_f64();
+            let (Some(trained), Some(step)) = (of("trainable"), of("step_ms")) else { continue };
+            let judged = match (of("accuracy_mean"), of("accuracy_std"), of("nats_per_token")) {
+                (Some(mean), Some(std), _) => {
+                    images.point(name, trained.max(1.0), mean);
+                    format!("{mean:.2} % +- {std:.2}")
+                }
+                (_, _, Some(nats)) => {
+                    texts.point(name, trained, nats);
+                    format!("{nats:.4} nats")
+                }
+                _ => continue,
+            };
+            let text = |value: Option<f64>| value.map_or("-".into(), number);
+            let file = bytes(of("file_bytes").unwrap_or(0.0) as u64);
+            let (lora, per_gib) = (text(of("step_ms_lora")), text(of("adapters_per_gib")));
+            table.row([name.clone(), judged, number(trained), file, number(step), lora, per_gib]);
+        }
+        page.heading("Accuracy over trained numbers");
+        page.scatter(&images);
+        page.heading("Texts");
+        page.scatter(&texts);
+        page.heading("Runs");
+        page.table(&table);
+        page.heading("Bounds");
+        page.table(bounds);
+        page.write(&self.out.join("report.html"))?;
+        Ok(())
     }
 
     /// The small ViT that knows classes 0 to 4.

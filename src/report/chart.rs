@@ -125,14 +125,14 @@ impl Lines {
 }
 
 /// An axis that ends on its first and last tick.
-struct Axis {
+pub(super) struct Axis {
     first: f64,
     last: f64,
     step: f64,
 }
 
 impl Axis {
-    fn over(values: impl Iterator<Item = f64>) -> Self {
+    pub(super) fn over(values: impl Iterator<Item = f64>) -> Self {
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
         let span = if high > low { high - low } else { high.abs().max(1.0) };
         // The largest of 1, 2, 5 times a power of ten that leaves at least four steps.
@@ -143,7 +143,7 @@ impl Axis {
         Self { first, last: ((high / step).ceil() * step).max(first + step), step }
     }
 
-    fn ticks(&self) -> Vec<f64> {
+    pub(super) fn ticks(&self) -> Vec<f64> {
         let n = ((self.last - self.first) / self.step).round() as usize;
         // From whole numbers of steps, so that 0.1 + 0.2 is not 0.30000000000000004.
         let from = (self.first / self.step).round();
@@ -151,7 +151,7 @@ impl Axis {
     }
 
     /// Place on the axis, 0 to 1.
-    fn at(&self, value: f64) -> f64 {
+    pub(super) fn at(&self, value: f64) -> f64 {
         (value - self.first) / (self.last - self.first)
     }
 }

@@ -8,6 +8,7 @@ mod points;
 mod progress;
 mod roofline;
 mod run;
+mod scatter;
 mod table;
 
 pub use binary::{CommonFlags, print, run_binary};
@@ -19,6 +20,7 @@ pub use progress::Progress;
 pub use roofline::Roofline;
 pub(crate) use run::write_json;
 pub use run::{Run, keep_hints};
+pub use scatter::Scatter;
 pub use table::Table;
 
 pub(crate) use crate::data::images::grouped;

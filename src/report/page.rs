@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::chart::{Bars, Lines};
 use super::points::Points;
 use super::roofline::Roofline;
+use super::scatter::Scatter;
 use super::table::Table;
 use crate::Result;
 use crate::data::{ImageSet, Picture};
@@ -92,6 +93,11 @@ impl Page {
     /// Points in the plane.
     pub fn points(&mut self, points: &Points) {
         self.body += &points.html();
+    }
+
+    /// Named points over a logarithmic axis.
+    pub fn scatter(&mut self, scatter: &Scatter) {
+        self.body += &scatter.html();
     }
 
     /// A roofline.

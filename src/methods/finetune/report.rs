@@ -172,25 +172,24 @@ pub(super) fn page(report: &FinetuneReport, settled: &Settled) -> Page {
         (Some(mean), Some(std)) => format!("{mean:.2} % +- {std:.2} over {} runs", report.seeds.len()),
         _ => report.nats_per_token.map_or("not at its end".into(), |nats| format!("{nats:.4} nats per token")),
     };
-    page.facts([
+    let head = report.trainable_with_head - report.trainable;
+    let mut facts = vec![
         ("judged", accuracy),
-        (
-            "trained numbers",
-            format!("{} and {} of the head", report.trainable, report.trainable_with_head - report.trainable),
-        ),
+        ("trained numbers", format!("{} and {head} of the head", report.trainable)),
         ("file", bytes(report.file_bytes)),
         ("step", report.step_ms.map_or("-".into(), |ms| format!("{} ms on {}", number(ms), report.adapter))),
         ("memory", bytes(report.peak_device_bytes)),
-    ]);
+    ];
     if let Some(lora) = report.step_ms_lora.filter(|_| report.method != Method::Lora) {
-        page.facts([("LoRA's step", format!("{} ms", number(lora)))]);
+        facts.push(("LoRA's step", format!("{} ms", number(lora))));
     }
     if let Some(n) = report.adapters_per_gib {
-        page.facts([("adapters in a GiB", number(n as f64))]);
+        facts.push(("adapters in a GiB", number(n as f64)));
     }
     if let Some(before) = report.nats_per_token_before {
-        page.facts([("without the adapter", format!("{before:.4} nats per token"))]);
+        facts.push(("without the adapter", format!("{before:.4} nats per token")));
     }
+    page.facts(facts);
     if let Some([before, with]) = &report.samples {
         page.heading("What it writes");
         page.text(&format!("Without the adapter: {before}"));
