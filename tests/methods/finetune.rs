@@ -270,14 +270,16 @@ fn coefficients_come_in_few_bits() {
         let out = folder.path().join(format!("qat{bits}"));
         let report = train(&runtime, &TrainConfig { bits: Some(bits), qat: true, ..config(&base, Method::Nola) }, &out);
         let seed = &report.seeds[0];
-        // What is judged is what the file holds.
+        // What is judged is what the file holds: whole steps of each factor's scale.
         let read = AdapterFile::read(out.join("adapter.safetensors")).unwrap();
         assert!(seed.verdict.is_some() && seed.verdict_f32.is_none());
-        assert_eq!(
-            read.get("coefficients"),
-            read.rounded().unwrap().get("coefficients"),
-            "{bits} bits: not whole steps"
-        );
+        for group in read.get("coefficients").unwrap().chunks(8) {
+            let step = group.iter().fold(0.0_f32, |m, v| m.max(v.abs())) / ((1 << (bits - 1)) - 1) as f32;
+            assert!(step > 0.0, "{bits} bits: a factor without numbers");
+            for steps in group.iter().map(|v| v / step) {
+                assert!((steps - steps.round()).abs() < 1e-3, "{bits} bits: {steps} steps");
+            }
+        }
     }
 }
 
