@@ -162,9 +162,12 @@ impl LoraFile {
                 continue;
             };
             match (shape(a), shape(b)) {
-                (&[rank, n_in], &[n_out, r]) if rank == r && rank > 0 => {
+                (&[rank, n_in], &[n_out, r]) if rank == r && rank * n_in * n_out > 0 => {
                     let (a, b) = (take(a, &mut problems), take(b, &mut problems));
                     let scale = config.scale(layer, rank);
+                    if !scale.is_finite() {
+                        problems.push(format!("{layer}: its alpha over its rank is no number of 32 bits"));
+                    }
                     layers.push(LoraLayer { name: layer.into(), rank, n_in, n_out, a, b, scale });
                 }
                 (a, b) => {
@@ -313,6 +316,11 @@ impl Settings {
         if let Some((name, _)) = alphas.iter().find(|(_, value)| value.as_f64().is_none()) {
             return Err(fail(format!("alpha_pattern of {name} is no number")));
         }
+        // peft reads them as regular expressions; names alone are read here.
+        let plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if let Some(key) = alphas.keys().find(|key| !key.chars().all(plain)) {
+            return Err(fail(format!("alpha_pattern {key}: names of layers are read, no patterns")));
+        }
         let base = config.get("base_model_name_or_path").and_then(Value::as_str).map(String::from);
         Ok(Self { alpha: Some(said), alphas, by_root: is("use_rslora"), base })
     }
@@ -450,6 +458,11 @@ mod tests {
         assert!(config("{\"peft_type\": \"LORA\", \"lora_alpha\": 1, \"use_dora\": true}").contains("DoRA"));
         assert!(config("{\"peft_type\": \"LORA\"}").contains("no number lora_alpha"));
         assert!(config("{").contains("adapter_config.json"));
+        let pattern = r#"{"peft_type": "LORA", "lora_alpha": 1, "alpha_pattern": {"layers\\.0\\..*": 2}}"#;
+        assert!(config(pattern).contains("no patterns"));
+        assert!(config("{\"peft_type\": \"LORA\", \"lora_alpha\": 1e300}").contains("32 bits"));
+        std::fs::remove_file(folder.path().join(CONFIG)).unwrap();
+        assert!(message(&[("a.lora_A", &[2, 0]), ("a.lora_B", &[4, 2])], 0.5).contains("do not fit"));
         assert!(LoraFile::default().save(folder.path()).is_err());
     }
 

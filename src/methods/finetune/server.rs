@@ -13,7 +13,7 @@ use super::config::BaseBits;
 use super::file::AdapterFile;
 use super::lru::{Lru, Placed};
 use super::method::{AdapterSpec, Method};
-use crate::nn::{Branch, Model, ParamSpec};
+use crate::nn::{Branch, Model, ParamSpec, Role};
 use crate::ops::basis::Mixture;
 use crate::ops::elementwise::{add, from_bytes, mul};
 use crate::ops::gather::gather_rows;
@@ -158,6 +158,10 @@ impl Server {
         if method != Method::Nola || norms {
             let norms = if norms { " with trained norms" } else { "" };
             return Err(Error::Input(format!("an adapter of method {method}{norms}: many are served with nola")));
+        }
+        if let Some(site) = layout.sites().iter().find(|site| site.role == Role::Conv) {
+            let name = &site.name;
+            return Err(Error::Input(format!("{name} is a convolution: many adapters are served on linear layers")));
         }
         if n_adapters == 0 || n_places == 0 {
             return Err(Error::Input(format!("{n_adapters} adapters, {n_places} places: 1 and more wanted")));
