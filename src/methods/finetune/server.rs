@@ -231,7 +231,10 @@ impl Server {
         row.extend_from_slice(bias.flatten().unwrap_or_default());
         row.resize(self.head.table.shape()[1], 0.0);
         self.head.table.slice(0, id..id + 1)?.write(&row)?;
-        self.seeds[id] = Some(file.spec.seed);
+        // Bases that no adapter is made of any more are forgotten.
+        if let Some(old) = self.seeds[id].replace(file.spec.seed).filter(|old| !self.seeds.contains(&Some(*old))) {
+            self.mixtures.remove(&old);
+        }
         self.places.forget(id);
         Ok(())
     }
